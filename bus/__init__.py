@@ -1,0 +1,48 @@
+"""A typed event bus: listeners in step cost a function call, none of them can hurt the publisher.
+
+    from bus import Event, EventBus
+
+    class Ping(Event, frozen=True):
+        text: str
+
+    bus = EventBus()
+
+    @bus.on(Ping)
+    def show(event: Ping) -> None:
+        print(event.text)
+
+    bus.publish(Ping(None, "hello"))
+
+Nothing in this package knows of training; it needs blinker and msgspec.
+"""
+
+from .bus import EventBus, event_types
+from .channel import Channel
+from .default import default_bus
+from .errors import BusError, ClosedError, Propagate, SubscriptionError, UnknownEventError
+from .event import Event, Live, Recorded, RecordField, Scalar, record_fields
+from .statistics import ListenerFailure, ListenerStatistics
+from .subscription import FIRST, LAST, Subscription
+
+__all__ = [
+    "FIRST",
+    "LAST",
+    "BusError",
+    "Channel",
+    "ClosedError",
+    "Event",
+    "EventBus",
+    "ListenerFailure",
+    "ListenerStatistics",
+    "Live",
+    "Propagate",
+    "RecordField",
+    "Recorded",
+    "Scalar",
+    "Subscription",
+    "SubscriptionError",
+    "UnknownEventError",
+    "default_bus",
+    "event_types",
+    "record_fields",
+]

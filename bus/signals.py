@@ -1,0 +1,130 @@
+"""The door to blinker: it holds who is subscribed to what; order, isolation and counting are the channel's."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+from blinker import ANY, Namespace, Signal
+
+from .statistics import State
+from .subscription import Subscription, is_async, name_of, next_rank
+
+__all__ = ["PlainReceiver", "Signal", "SubscriptionTable"]
+
+Receiver = Callable[..., Any]
+
+
+class PlainReceiver:
+    """A receiver that somebody connected to a blinker signal: called as `receiver(source, event=event)`.
+
+    Held as it was connected: weakly, or strongly. Blinker stays the judge of which senders it wants.
+    """
+
+    on_error: Literal["isolate"] = "isolate"
+
+    def __init__(self, signal: Signal, receiver: Receiver, *, weak: bool, died: Callable[[], None]) -> None:
+        self.name = name_of(receiver)
+        self.rank = next_rank(50)
+        self.state: State = "active"
+        self._signal = signal
+        self._is_async = is_async(receiver)
+        self._receiver = _weakly(receiver, died) if weak else lambda: receiver
+
+    def fn(self, event: Any) -> None:
+        """Call the receiver, if it still lives."""
+        receiver = self._receiver()
+        if receiver is None:
+            return
+        if self._is_async:
+            raise TypeError(f"{self.name} is a coroutine function; this version calls receivers in step")
+        receiver(event.source, event=event)
+
+    def gate(self) -> Callable[[Any], bool]:
+        """Return the filter by sender, as blinker would apply it."""
+
+        def wanted(event: Any) -> bool:
+            return not self._signal.is_muted and self._receiver() in list(self._signal.receivers_for(event.source))
+
+        return wanted
+
+    def stands_for(self, receiver: Receiver) -> bool:
+        """Whether `receiver` is what is called here."""
+        return self._receiver() == receiver
+
+    def is_alive(self) -> bool:
+        """Whether the receiver still exists."""
+        return self._receiver() is not None
+
+
+def _weakly(receiver: Receiver, died: Callable[[], None]) -> Callable[[], Receiver | None]:
+    def forget(_reference: object) -> None:
+        died()
+
+    return weakref.WeakMethod(receiver, forget) if hasattr(receiver, "__self__") else weakref.ref(receiver, forget)
+
+
+class SubscriptionTable:
+    """One blinker signal per event name, holding the bus's own subscriptions and what others connected.
+
+    `changed(name)` is called after every change, the death of a weakly held receiver included.
+    """
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._namespace = Namespace()
+        self._plain: dict[str, list[PlainReceiver]] = {}
+
+    def signal(self, name: str) -> Signal:
+        """Return the signal of an event name; plain receivers may `connect` to it."""
+        signal = self._namespace.signal(name)
+        if name not in self._plain:
+            self._plain[name] = []
+            self._watch(name, signal)
+        return signal
+
+    def add(self, subscription: Subscription[Any]) -> None:
+        """Enter a subscription; held strongly, so that nested functions live."""
+        self.signal(subscription.event_type.name).connect(subscription, weak=False)
+
+    def remove(self, subscription: Subscription[Any]) -> None:
+        """Take a subscription out; one that is not there is no error."""
+        self.signal(subscription.event_type.name).disconnect(subscription)
+
+    def names(self) -> list[str]:
+        """Return the event names that have a signal here."""
+        return list(self._plain)
+
+    def listeners(self, name: str) -> list[Subscription[Any] | PlainReceiver]:
+        """Return who listens to an event name, in no order."""
+        if name not in self._plain:
+            return []
+        receivers = self.signal(name).receivers_for(ANY)
+        return [*(entry for entry in receivers if isinstance(entry, Subscription)), *self._plain[name]]
+
+    def _watch(self, name: str, signal: Signal) -> None:
+        plain = self._plain[name]
+
+        def died() -> None:
+            for entry in [entry for entry in plain if not entry.is_alive()]:
+                forget(entry)
+
+        def forget(entry: PlainReceiver) -> None:
+            entry.state = "cancelled"
+            plain.remove(entry)
+            self._changed(name)
+
+        def connected(_signal: Signal, *, receiver: Receiver, sender: Any, weak: bool) -> None:  # noqa: ARG001
+            if not isinstance(receiver, Subscription) and not any(entry.stands_for(receiver) for entry in plain):
+                plain.append(PlainReceiver(signal, receiver, weak=weak, died=died))
+            self._changed(name)
+
+        def disconnected(_signal: Signal, *, receiver: Receiver, sender: Any) -> None:
+            for entry in [entry for entry in plain if sender is ANY and entry.stands_for(receiver)]:
+                forget(entry)
+            if isinstance(receiver, Subscription):
+                self._changed(name)
+
+        signal.receiver_connected.connect(connected, weak=False)
+        signal.receiver_disconnected.connect(disconnected, weak=False)
