@@ -1,0 +1,159 @@
+"""The sections of a config, typed, with their defaults and bounds; what they say here is all that the loader checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields
+
+from frameworm.config.document import Places
+from frameworm.config.secrets import redact
+from frameworm.config.section import Section
+
+Count = Annotated[int, Meta(ge=1)]
+FolderName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", description="letters, digits, '.', '-' and '_', to name a folder"),
+]
+Name = Annotated[str, Meta(min_length=1, description="a name")]
+
+
+class RunConfig(Struct, frozen=True):
+    """The run: its directory is `dir/name-...`, `seed` seeds every generator."""
+
+    name: FolderName = "run"
+    dir: Annotated[str, Meta(min_length=1, description="a folder")] = "runs"
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+
+
+class Named(Struct, frozen=True):
+    """Something that a registry (or an import path) knows by `name`, and the options it is made with."""
+
+    name: Name
+    options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Named({self.name!r}, {redact(self.options)!r})"
+
+
+class DataConfig(Struct, frozen=True):
+    """The dataset, by name, and how it is cut into batches; `options` are the dataset's own."""
+
+    name: Name
+    batch_size: Count = 64
+    num_workers: Annotated[int, Meta(ge=0)] = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"DataConfig({self.name!r}, batch_size={self.batch_size}, ..., {redact(self.options)!r})"
+
+
+class TrainerConfig(Struct, frozen=True):
+    """The loop. `log_every` counts optimizer steps, `validate_every` epochs; `accumulate` micro-batches make a step."""
+
+    epochs: Count = 10
+    device: Annotated[
+        str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)\Z", description="auto, cpu, cuda, cuda:1 (and so on) or mps")
+    ] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Count = 1
+    clip_norm: Annotated[float, Meta(gt=0)] | None = None
+    log_every: Count = 10
+    validate_every: Count = 1
+    non_finite: Literal["raise"] = "raise"
+    deterministic: bool = False
+
+
+class PluginsConfig(Struct, frozen=True):
+    """Which plugins are left out."""
+
+    disable: tuple[Name, ...] = ()
+
+
+class JournalConfig(Struct, frozen=True):
+    """The run's record, and when it is flushed to the disk: at lifecycle events, or once a second."""
+
+    enabled: bool = True
+    fsync: Literal["lifecycle", "interval"] = "lifecycle"
+
+
+class CheckpointConfig(Struct, frozen=True):
+    """When to save, how many of the latest to keep, and which metric makes one the best."""
+
+    keep: Annotated[int, Meta(ge=2)] = 2
+    every_epochs: Count = 1
+    monitor: Name = "val_loss"
+    mode: Literal["auto", "min", "max"] = "auto"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole config, checked.
+
+    `tree` is all of it as a model receives it, with defaults filled in and references to the environment resolved;
+    `stored` is the same with the references as they were written, for whatever leaves the process.
+    """
+
+    run: RunConfig
+    model: Named
+    data: DataConfig
+    optimizer: Named
+    scheduler: Named | None
+    trainer: TrainerConfig
+    metrics: tuple[str, ...]
+    callbacks: tuple[Named, ...]
+    plugins: PluginsConfig
+    journal: JournalConfig
+    checkpoint: CheckpointConfig
+    tree: Section = field(repr=False)
+    stored: Section = field(repr=False)
+    places: Places = field(repr=False, compare=False)
+
+    def where(self, key: str) -> str:
+        """Where `key` ("model.name", "callbacks.0") was written, for the `where` of an error about its value."""
+        return f"{self.places.of(tuple(key.split('.')))} ({key})"
+
+
+SECTIONS: Mapping[str, type[Struct]] = {
+    "run": RunConfig,
+    "model": Named,
+    "data": DataConfig,
+    "optimizer": Named,
+    "scheduler": Named,
+    "trainer": TrainerConfig,
+    "plugins": PluginsConfig,
+    "journal": JournalConfig,
+    "checkpoint": CheckpointConfig,
+}
+"""The sections that are mappings. One with `options` takes further keys, which become its options."""
+
+
+def keys_of(kind: type[Struct]) -> dict[str, FieldInfo]:
+    """The keys that a section has of its own, by name."""
+    return {key.name: key for key in fields(kind) if key.name != "options"}
+
+
+def _defaults(kind: type[Struct]) -> dict[str, Any]:
+    return {name: msgspec.to_builtins(key.default) for name, key in keys_of(kind).items() if not key.required}
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "run": _defaults(RunConfig),
+    "model": {"name": "cnn"},
+    "data": _defaults(DataConfig),
+    "optimizer": {"name": "adamw", "lr": 1e-3},
+    "scheduler": None,
+    "trainer": _defaults(TrainerConfig),
+    "metrics": [],
+    "callbacks": [],
+    "plugins": _defaults(PluginsConfig),
+    "journal": _defaults(JournalConfig),
+    "checkpoint": _defaults(CheckpointConfig),
+}
+"""Every section, in the order in which it is written, with what it is when it is not given."""

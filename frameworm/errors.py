@@ -1,0 +1,192 @@
+"""Every error that FRAMEWORM raises, so that one `except` and one exit code serve each kind of trouble.
+
+    FramewormError                      exit code 1
+    ├─ UserError                        exit code 2: the input is wrong, nothing has been run
+    │  ├─ ConfigError                   a config file or a `--set`, all findings at once
+    │  ├─ UnknownNameError              a name that no registry knows
+    │  ├─ DuplicateNameError            two owners of one name
+    │  ├─ DataError                     a dataset's files or options
+    │  ├─ RunError                      a run directory: not found, not writable
+    │  │  └─ RunBusyError               ... or in use by a living process
+    │  └─ CheckpointError               not found, of another model, of a newer format
+    │     └─ CorruptCheckpointError     ... or not what its manifest says
+    ├─ ModelContractError               a model returned what the trainer cannot use
+    ├─ NonFiniteError                   the loss is nan or infinite
+    └─ HookError                        a hook with a wrong name or signature
+
+`StopTraining` is none of these: a hook raises it to end the run in good order.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+from bus import Propagate
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` was probably meant to be, ignoring case; None when nothing is close."""
+    folded = {name.casefold(): name for name in known}
+    matches = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return folded[matches[0]] if matches else None
+
+
+def _hang(text: str, indent: int) -> str:
+    return text.replace("\n", "\n" + " " * indent)
+
+
+class FramewormError(Exception):
+    """Base of all errors; it prints as `message` and, below it, where, expected, got and what to try, if given."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.got = got
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        details = {"where": self.where, "expected": self.expected, "got": self.got, "try": self.hint}
+        given = {f"{label}:": text for label, text in details.items() if text is not None}
+        width = max(map(len, given), default=0)
+        return "\n".join(
+            [self.message, *(f"  {label:{width}} {_hang(text, width + 3)}" for label, text in given.items())]
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # Exceptions are unpickled by calling the class with `args`; ours have constructors of their own.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # pickle's own
+
+
+class UserError(FramewormError):
+    """Wrong input."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """Something is wrong in a config; `findings` are the single errors, when there are several."""
+
+    findings: tuple[ConfigError, ...] = ()
+
+    @classmethod
+    def of(cls, findings: Sequence[ConfigError], source: str) -> ConfigError:
+        """One error for all `findings` (at least one) in `source`; a single finding is its own error."""
+        if len(findings) == 1:
+            return findings[0]
+        error = cls(f"{source}: {len(findings)} errors")
+        error.findings = tuple(findings)
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {_hang(str(finding), 2)}" for finding in self.findings)])
+
+
+class UnknownNameError(UserError):
+    """No `kind` is called `name`; the `known` ones are listed, the nearest is offered unless `hint` says better."""
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, where: str | None = None, hint: str | None = None
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(sorted(known))
+        self.nearest = nearest(name, self.known)
+        expected = f"one of {', '.join(self.known)}" if self.known else None
+        super().__init__(f"unknown {kind} {name!r}", expected=expected, where=where, hint=hint or self.nearest)
+
+
+class DuplicateNameError(UserError):
+    """`kind` `name` belongs to `first` (owner and place); `second` wanted it too."""
+
+    def __init__(self, kind: str, name: str, *, first: str, second: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.first = first
+        self.second = second
+        super().__init__(
+            f"{kind} {name!r} is already registered",
+            where=f"first by {first}\nthen by {second}",
+            hint="another name, or override=True to replace the first",
+        )
+
+
+class DataError(UserError):
+    """A dataset's file or option is wrong."""
+
+
+class RunError(UserError):
+    """A run directory cannot be found, read or written."""
+
+
+class RunBusyError(RunError):
+    """A living process holds the run."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, belongs to another model or has a format this version does not read."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """`file` of the checkpoint at `path` is not what the checkpoint's manifest says."""
+
+    def __init__(self, path: str, file: str, *, expected: str | None = None, got: str | None = None) -> None:
+        self.path = path
+        self.file = file
+        super().__init__(
+            f"the checkpoint is damaged: {file}",
+            where=path,
+            expected=expected,
+            got=got,
+            hint="another checkpoint of the same run",
+        )
+
+
+class ModelContractError(FramewormError):
+    """A model does not keep the contract: `model` names it (and its plugin), `got` says what came back."""
+
+    def __init__(
+        self, model: str, message: str, *, expected: str, got: str, where: str | None = None, hint: str | None = None
+    ) -> None:
+        self.model = model
+        super().__init__(f"model {model!r}: {message}", expected=expected, got=got, where=where, hint=hint)
+
+
+class NonFiniteError(FramewormError):
+    """The loss was `loss` (nan or infinite) in `epoch` (from 0), after `step` optimizer steps."""
+
+    def __init__(self, loss: float, *, epoch: int, step: int) -> None:
+        self.loss = loss
+        self.epoch = epoch
+        self.step = step
+        super().__init__(
+            f"the loss is {loss} in epoch {epoch}, after {step} steps",
+            expected="a finite loss",
+            hint="a lower optimizer.lr, or trainer.clip_norm: 1.0",
+        )
+
+
+class HookError(FramewormError):
+    """A hook has a wrong name, or parameters that its event cannot fill; `where` is its file and line."""
+
+
+class StopTraining(Propagate):
+    """Raise it from a hook to end the run once the other hooks of the event have run; the run counts as stopped."""
+
+    def __init__(self, reason: str = "a hook asked to stop") -> None:
+        super().__init__(reason)
+        self.reason = reason
