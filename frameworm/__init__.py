@@ -1,0 +1,64 @@
+"""FRAMEWORM: train PyTorch models in the open; every step is a typed event, and listening slows nothing down.
+
+    import frameworm
+
+    result = frameworm.train("config.yaml", ["trainer.epochs=3"])
+    model = frameworm.load_model(result.directory)
+
+The names below are imported when they are first used: `import frameworm` itself needs no torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frameworm.app import load_model, session, train
+    from frameworm.config import Config, TrainerConfig
+    from frameworm.errors import FramewormError, StopTraining, UserError
+    from frameworm.plugins.hooks import CallbackHook, HookRegistry
+    from frameworm.training.trainer import RunInfo, Trainer, TrainResult
+
+__version__ = version("frameworm")
+
+_HOMES = {
+    "CallbackHook": "frameworm.plugins.hooks",
+    "Config": "frameworm.config",
+    "FramewormError": "frameworm.errors",
+    "HookRegistry": "frameworm.plugins.hooks",
+    "RunInfo": "frameworm.training.trainer",
+    "StopTraining": "frameworm.errors",
+    "TrainResult": "frameworm.training.trainer",
+    "Trainer": "frameworm.training.trainer",
+    "TrainerConfig": "frameworm.config",
+    "UserError": "frameworm.errors",
+    "load_model": "frameworm.app",
+    "session": "frameworm.app",
+    "train": "frameworm.app",
+}
+
+__all__ = [
+    "CallbackHook",
+    "Config",
+    "FramewormError",
+    "HookRegistry",
+    "RunInfo",
+    "StopTraining",
+    "TrainResult",
+    "Trainer",
+    "TrainerConfig",
+    "UserError",
+    "load_model",
+    "session",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,134 @@
+"""Cuts datasets into batches in an order that seed and epoch alone decide, so that any run can be taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from frameworm.data.splits import ArrayDataset, Splits
+from frameworm.errors import DataError
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Batches of indices, in an order that depends only on `seed` and the epoch that was set last.
+
+    Its length is that of a whole epoch, also when `set_epoch` skips some of it.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.skip_batches = 0
+
+    def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
+        """Iterate over `epoch` from now on, without its first `skip_batches` batches."""
+        self.epoch = epoch
+        self.skip_batches = skip_batches
+
+    def batches(self) -> Iterator[Tensor]:
+        """The indices of one batch after the other, int64 (batch_size,)."""
+        if self.shuffle:
+            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
+        else:
+            order = torch.arange(self.size)
+        for batch in range(self.skip_batches, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.batches())
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+
+class EpochLoader(DataLoader[Any]):
+    """A DataLoader over `sampler`'s batches that also seeds its workers from seed and epoch.
+
+    An ArrayDataset without workers is indexed once per batch and needs no collating. The global random generators are
+    left alone.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], sampler: EpochSampler, *, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self._workers_seed = torch.Generator()
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            generator=self._workers_seed,
+        )
+        self._sampler = sampler
+
+    def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
+        """Iterate over `epoch` from now on; its first `skip_batches` batches are left out without being loaded."""
+        self._sampler.set_epoch(epoch, skip_batches)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its private iterator class
+        if isinstance(self.dataset, ArrayDataset) and not self.num_workers:
+            return self._in_memory(self.dataset)
+        seed = np.random.SeedSequence((self._sampler.seed, self._sampler.epoch, 1)).generate_state(1, np.uint64)
+        self._workers_seed.manual_seed(int(seed[0]))
+        return super().__iter__()
+
+    def _in_memory(self, dataset: ArrayDataset) -> Iterator[tuple[Tensor, ...]]:
+        for indices in self._sampler.batches():
+            batch = dataset.batch(indices)
+            yield tuple(column.pin_memory() for column in batch) if self.pin_memory else batch
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The batches to train on and, if there are any, those to validate on."""
+
+    train: EpochLoader
+    val: EpochLoader | None
+
+
+def loaders(
+    splits: Splits,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    seed: int = 0,
+    pin_memory: bool = False,
+) -> Loaders:
+    """Loaders over the parts of a dataset; `shuffle` and `drop_last` are about the training part.
+
+    Raises DataError for an empty part, and for a batch larger than the training part.
+    """
+    for option, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if value < least:
+            raise DataError(f"wrong {option}", expected=f"at least {least}", got=str(value))
+    size = _size(splits.train, "train")
+    if batch_size > size:
+        got = f"{batch_size}, for {size} samples"
+        raise DataError("the batch size is larger than the dataset", expected=f"at most {size}", got=got)
+    order = EpochSampler(size, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    train = EpochLoader(splits.train, order, num_workers=num_workers, pin_memory=pin_memory)
+    if splits.val is None:
+        return Loaders(train, None)
+    order = EpochSampler(_size(splits.val, "val"), batch_size, seed=seed, shuffle=False)
+    return Loaders(train, EpochLoader(splits.val, order, num_workers=num_workers, pin_memory=pin_memory))
+
+
+def _size(dataset: Dataset[Any], part: str) -> int:
+    size = len(dataset)  # type: ignore[arg-type]  # as_splits has looked for __len__
+    if not size:
+        raise DataError(f"the {part} part of the dataset is empty", expected="at least one sample")
+    return size
