@@ -1,0 +1,359 @@
+"""Every event of a training run. This is the loop that publishes them, each in its place:
+
+    train_begin
+    when resuming:
+        checkpoint_load
+        train_resumed
+    for each epoch:
+        epoch_begin
+        for each batch:
+            batch_begin
+            backward_begin
+            backward_end
+            when the accumulation window is full:
+                optimizer_step
+                optimizer_stepped
+            batch_end
+        when validating:
+            validation_begin
+            for each validation batch:
+                validation_batch_end
+            validation_end
+        epoch_end
+        when a checkpoint was asked for:
+            checkpoint_save
+            checkpoint_saved
+    when it failed:
+        train_failed
+    train_end
+
+State comes first: when an event is announced, the trainer's counters already say so. A checkpoint may also be asked for
+within an epoch; it is then saved after the next `batch_end` that completes an optimizer step. An epoch that is stopped
+half-way has no `epoch_end`; resumed, it begins again and goes on behind the batches that were trained. `metrics_logged`
+comes whenever somebody calls `trainer.log`, `listener_failed` when a listener did, `model_export` and `model_exported`
+when a model is exported, which is no part of the loop.
+"""  # noqa: D400  the sentence and the loop are one
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from bus import Event, Live, Recorded, Scalar
+
+
+class RunFacts(Protocol):
+    """What every listener may read of a run, in whichever lane it is served."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, unique on this machine; empty for a run that is not recorded."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where the run is recorded, if it is."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration, secrets redacted."""
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model was registered, or its class's."""
+
+    @property
+    def rank(self) -> int:
+        """This process's rank among those that train together, from 0."""
+
+    @property
+    def attempt(self) -> int:
+        """How many times this run was started, from 1."""
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are asked for."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done since the run began, in all attempts."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics known so far, the latest value of each."""
+
+    @property
+    def status(self) -> str:
+        """One of `running`, `finished`, `stopped`, `failed`, `interrupted`."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, as `Type: text`."""
+
+
+class TrainerHandle(RunFacts, Protocol):
+    """What a listener in step may use of the trainer besides the facts: to steer, and to look inside."""
+
+    @property
+    def model(self) -> Any:
+        """The model that is trained, a `torch.nn.Module`."""
+
+    @property
+    def optimizer(self) -> Any:
+        """Its `torch.optim.Optimizer`."""
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """How many batches an epoch has, where the data can tell."""
+
+    def stop(self, reason: str = "asked to stop") -> None:
+        """Ask to end training after the current optimizer step."""
+
+    def save_now(self, reason: str = "asked to save") -> None:
+        """Ask for a checkpoint after the current optimizer step."""
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Publish metrics of one's own, as `metrics_logged`."""
+
+
+class TrainingEvent(Event, frozen=True):
+    """Base of the events below; `source` is the trainer."""
+
+    name: ClassVar[str] = ""
+
+    source: Live[TrainerHandle]
+
+
+# The run
+
+
+class TrainBegin(TrainingEvent, frozen=True):
+    """Before training starts; all is built, and on its device."""
+
+    arguments: ClassVar = ("trainer",)
+
+    epochs: int
+
+
+class TrainResumed(TrainingEvent, frozen=True):
+    """The run goes on from a checkpoint."""
+
+    arguments: ClassVar = ("trainer", "checkpoint")
+
+    checkpoint: str
+
+
+class TrainFailed(TrainingEvent, frozen=True):
+    """Training was ended by an error; `train_end` follows. `message` is the error as `Type: text`."""
+
+    arguments: ClassVar = ("trainer", "error")
+
+    error: Live[BaseException]
+    message: str
+
+
+class TrainEnd(TrainingEvent, frozen=True):
+    """After training, however it ended: `status` is `finished`, `stopped`, `failed` or `interrupted`."""
+
+    arguments: ClassVar = ("trainer",)
+
+    status: str
+    reason: str | None
+    error: str | None
+
+
+# Epochs and batches
+
+
+class EpochBegin(TrainingEvent, frozen=True):
+    """Start of an epoch."""
+
+    arguments: ClassVar = ("trainer", "epoch")
+
+    epoch: int
+
+
+class EpochEnd(TrainingEvent, frozen=True):
+    """End of an epoch, after its validation.
+
+    `metrics` has `loss` (mean of the epoch's training loss), `train_*`, `val_*` and `lr`; listeners in step may add
+    numbers to it, which later listeners and the record then have too.
+    """
+
+    arguments: ClassVar = ("trainer", "epoch", "metrics")
+    additive: ClassVar = ("metrics",)
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+class BatchBegin(TrainingEvent, frozen=True):
+    """Before a batch, which is on its device already."""
+
+    arguments: ClassVar = ("trainer", "batch_idx", "batch")
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+    batch_idx: int
+    batch: Live[Any]
+
+
+class BatchEnd(TrainingEvent, frozen=True):
+    """After a batch; `loss` is detached, 0-dim and unscaled."""
+
+    arguments: ClassVar = ("trainer", "batch_idx", "loss")
+    recorded: ClassVar = Recorded.SAMPLED
+
+    batch_idx: int
+    loss: Scalar
+
+
+# Gradients
+
+
+class BackwardBegin(TrainingEvent, frozen=True):
+    """Before the backward pass; `loss` is the 0-dim tensor with its graph, divided for accumulation."""
+
+    arguments: ClassVar = ("trainer", "loss")
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+    loss: Live[Any]
+
+
+class BackwardEnd(TrainingEvent, frozen=True):
+    """After the backward pass: this batch's gradients have been added to `parameter.grad`."""
+
+    arguments: ClassVar = ("trainer",)
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+
+class OptimizerStep(TrainingEvent, frozen=True):
+    """Just before `optimizer.step()`, after clipping: once per real step, not per batch."""
+
+    arguments: ClassVar = ("trainer",)
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+
+class OptimizerStepped(TrainingEvent, frozen=True):
+    """After the step. `grad_norm` is the total norm before clipping, None where clipping by norm is off.
+
+    `skipped` says that the step was not taken, because the gradients were not finite.
+    """
+
+    arguments: ClassVar = ("trainer", "grad_norm", "skipped")
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+    grad_norm: Scalar | None
+    skipped: bool = False
+
+
+# Validation
+
+
+class ValidationBegin(TrainingEvent, frozen=True):
+    """Before validation; the model is in evaluation mode."""
+
+    arguments: ClassVar = ("trainer",)
+
+
+class ValidationBatchEnd(TrainingEvent, frozen=True):
+    """After a batch of validation; `loss` is detached and 0-dim."""
+
+    arguments: ClassVar = ("trainer", "batch_idx", "loss")
+    recorded: ClassVar = Recorded.ON_DEMAND
+
+    batch_idx: int
+    loss: Scalar
+
+
+class ValidationEnd(TrainingEvent, frozen=True):
+    """After validation; `metrics` are the `val_*` ones, to which listeners in step may add."""
+
+    arguments: ClassVar = ("trainer", "metrics")
+    additive: ClassVar = ("metrics",)
+
+    metrics: dict[str, float]
+
+
+# Checkpoints and export
+
+
+class CheckpointSave(TrainingEvent, frozen=True):
+    """Before a checkpoint is written; `path` is where it will be."""
+
+    arguments: ClassVar = ("trainer", "path")
+
+    path: str
+
+
+class CheckpointSaved(TrainingEvent, frozen=True):
+    """A checkpoint is complete and durable."""
+
+    arguments: ClassVar = ("trainer", "path")
+
+    path: str
+
+
+class CheckpointLoad(TrainingEvent, frozen=True):
+    """After a checkpoint was loaded; `checkpoint` is its state other than the weights, `path` where it lies."""
+
+    arguments: ClassVar = ("trainer", "checkpoint")
+
+    checkpoint: Live[dict[str, Any]]
+    path: str
+
+
+class ModelExport(TrainingEvent, frozen=True):
+    """Before a model is written in one format."""
+
+    arguments: ClassVar = ("model", "exporter", "format")
+
+    model: Live[Any]
+    exporter: Live[Any]
+    format: str
+
+
+class ModelExported(TrainingEvent, frozen=True):
+    """A model was exported to `path`."""
+
+    arguments: ClassVar = ("trainer", "path", "format")
+
+    path: str
+    format: str
+
+
+# What else is worth knowing
+
+
+class MetricsLogged(TrainingEvent, frozen=True):
+    """Somebody logged metrics of their own through `trainer.log`."""
+
+    arguments: ClassVar = ("trainer", "metrics")
+
+    metrics: Mapping[str, float]
+
+
+class ListenerFailed(TrainingEvent, frozen=True):
+    """A listener raised. Told at its 1st, 2nd, 4th, 8th ... failure: `count` says how many there were."""
+
+    arguments: ClassVar = ("trainer", "listener", "event", "error")
+
+    listener: str
+    event: str
+    error: str
+    count: int
+
+
+class ListenerRecovered(TrainingEvent, frozen=True):
+    """A listener that was out of service is served again."""
+
+    arguments: ClassVar = ("trainer", "listener")
+
+    listener: str

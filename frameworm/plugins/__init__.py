@@ -1,0 +1,1 @@
+"""What plugins are written with: hooks by name, and callbacks that bundle several."""

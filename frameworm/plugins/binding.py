@@ -1,0 +1,121 @@
+"""How a hook gets its arguments: decided once, when it is registered, from its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from bus import Event, event_types
+from bus.subscription import is_async, name_of
+from frameworm.errors import HookError, nearest
+
+PREFIX = "on_"
+
+
+def hook_names() -> dict[str, type[Event]]:
+    """Return the event type of every hook name (`on_` and the event's name)."""
+    return {PREFIX + name: event_type for name, event_type in event_types().items()}
+
+
+def event_of(hook: str, where: str | None = None) -> type[Event]:
+    """Return the event type that a hook name stands for; raises `HookError` with the nearest name."""
+    known = hook_names()
+    if hook not in known:
+        close = nearest(hook, known) or nearest(f"{PREFIX}{hook}", known)
+        raise HookError(
+            f"unknown hook {hook!r}", where=where, expected=f"one of {', '.join(sorted(known))}", hint=close
+        )
+    return known[hook]
+
+
+def bind(fn: Callable[..., Any], event_type: type[Event]) -> Callable[[Any], object]:
+    """Return a function of one event that calls `fn` with the arguments which its parameters ask for.
+
+    A parameter that has the name of one of the event's arguments gets that one, also when it has a default. Another
+    required parameter gets the argument at its position. A hook may have fewer parameters than there are arguments.
+
+    Raises `HookError` for a required parameter that nothing can fill, with the file and line of the hook.
+    """
+    if is_async(fn):
+        raise HookError(f"{name_of(fn)} is a coroutine function", where=place_of(fn), expected="a plain function")
+    fields = {argument: event_type.aliases.get(argument, argument) for argument in event_type.arguments}
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except ValueError:  # a builtin without a signature takes what there is
+        return _caller(fn, list(fields.values()), {})
+    taken = {parameter.name for parameter in parameters} & fields.keys()
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += [fields[argument] for argument in list(fields)[index:] if argument not in taken]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            used = {*positional, *named.values()}
+            named |= {argument: field for argument, field in fields.items() if field not in used}
+        else:
+            argument = _argument_for(parameter, index, list(fields), taken)
+            if argument is None and parameter.default is parameter.empty:
+                raise _unfillable(fn, event_type, parameter)
+            if argument is not None and parameter.kind is not parameter.KEYWORD_ONLY and len(positional) == index:
+                positional.append(fields[argument])
+            elif argument is not None:
+                named[parameter.name] = fields[argument]
+    return _caller(fn, positional, named)
+
+
+def _argument_for(parameter: inspect.Parameter, index: int, arguments: list[str], taken: set[str]) -> str | None:
+    if parameter.name in arguments:
+        return parameter.name
+    if parameter.default is not parameter.empty or parameter.kind is parameter.KEYWORD_ONLY:
+        return None
+    by_position = arguments[index] if index < len(arguments) else None
+    return None if by_position in taken else by_position
+
+
+def _caller(fn: Callable[..., Any], positional: list[str], named: dict[str, str]) -> Callable[[Any], object]:
+    if named:
+
+        def call(event: Any) -> object:
+            values = {name: getattr(event, field) for name, field in named.items()}
+            return fn(*(getattr(event, field) for field in positional), **values)
+
+    elif not positional:
+
+        def call(event: Any) -> object:  # noqa: ARG001
+            return fn()
+
+    elif len(positional) == 1:
+        get = attrgetter(*positional)
+
+        def call(event: Any) -> object:
+            return fn(get(event))
+
+    else:
+        get = attrgetter(*positional)
+
+        def call(event: Any) -> object:
+            return fn(*get(event))
+
+    call.__wrapped__ = fn  # type: ignore[attr-defined]  # as functools.wraps does: names and places are the hook's own
+    return call
+
+
+def place_of(fn: Callable[..., Any]) -> str:
+    """Return `file:line` of where a hook is defined, or what is known of it."""
+    function: Any = inspect.unwrap(fn)
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
+
+
+def _unfillable(fn: Callable[..., Any], event_type: type[Event], parameter: inspect.Parameter) -> HookError:
+    return HookError(
+        f"{name_of(fn)} cannot be called as {PREFIX}{event_type.name}: nothing fills its parameter {parameter.name!r}",
+        where=place_of(fn),
+        expected=f"({', '.join(event_type.arguments)}) or fewer",
+        got=str(inspect.signature(fn)),
+        hint=f"give {parameter.name!r} a default, or leave it out",
+    )

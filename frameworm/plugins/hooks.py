@@ -1,0 +1,171 @@
+"""Hooks by name, as plugins write them: single functions (`HookRegistry.on`) and objects with several (`CallbackHook`).
+
+Both subscribe to the process-wide default bus, which every trainer's bus inherits from, and are called with the
+arguments of the document's hook reference.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self, TypeVar
+from weakref import WeakSet
+
+import frameworm.events  # noqa: F401  defines the events that hooks are named after
+from bus import EventBus, Subscription, default_bus
+from bus.subscription import name_of
+from frameworm.errors import HookError
+from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+Ranks = Literal["all", "zero"]
+
+
+class HookRegistry:
+    """The hooks of this process; used at class level, there is nothing to make."""
+
+    _subscriptions: ClassVar[WeakSet[Subscription[Any]]] = WeakSet()  # the buses hold them; here they are only known
+    _disabled: ClassVar[int] = 0
+
+    @classmethod
+    def on(cls, hook: str, priority: float = 50, *, every: int = 1, ranks: Ranks = "all") -> Callable[[F], F]:
+        """Register the decorated function for a hook, and give it back unchanged.
+
+            @HookRegistry.on("on_epoch_end")
+            def report(trainer, epoch, metrics): ...
+
+        Lower priorities run first, equal ones in the order of registration. `every` calls it for every so-many-th
+        event only; `ranks="zero"` in the first of several processes only.
+
+        Raises `HookError` when the name is not a hook's, or the function's parameters do not fit.
+        """
+        if not isinstance(hook, str):
+            raise HookError(
+                "@HookRegistry.on needs the name of a hook",
+                where=place_of(hook),
+                hint='@HookRegistry.on("on_epoch_end")',
+            )
+        event_of(hook)
+
+        def register(fn: F) -> F:
+            cls._subscribe(default_bus, hook, fn, priority=priority, every=every, ranks=ranks)
+            return fn
+
+        return register
+
+    @classmethod
+    def list_hooks(cls) -> dict[str, list[str]]:
+        """Return who is registered, by hook, in the order of calling: `module:name (priority)` each."""
+        hooks: dict[str, list[str]] = {}
+        for subscription in cls._alive():
+            entry = f"{subscription.name} ({subscription.priority:g})"
+            hooks.setdefault(PREFIX + subscription.event_type.name, []).append(entry)
+        return hooks
+
+    @classmethod
+    def disable(cls) -> AbstractContextManager[None]:
+        """Silence all hooks and callbacks until `enable`; in a `with`, until its end."""
+        cls._disabled += 1
+        for subscription in cls._alive():
+            subscription.pause()
+        return cls._enabled_again()
+
+    @classmethod
+    def enable(cls) -> None:
+        """Call hooks and callbacks again, after `disable`; without one it does nothing."""
+        cls._disabled = 0
+        for subscription in cls._alive():
+            subscription.resume()
+
+    @classmethod
+    @contextmanager
+    def _enabled_again(cls) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            cls._disabled = max(0, cls._disabled - 1)
+            if not cls._disabled:
+                cls.enable()
+
+    @classmethod
+    def _alive(cls) -> list[Subscription[Any]]:
+        alive = [entry for entry in cls._subscriptions if entry.state != "cancelled"]
+        return sorted(alive, key=lambda entry: entry.rank)
+
+    @classmethod
+    def _subscribe(
+        cls, bus: EventBus, hook: str, fn: Callable[..., Any], *, ranks: Ranks = "all", **options: Any
+    ) -> Subscription[Any]:
+        if ranks not in ("all", "zero"):
+            raise HookError(f"ranks must be 'all' or 'zero', got {ranks!r}", where=place_of(fn))
+        event_type = event_of(hook, where=place_of(fn))
+        call = bind(fn, event_type)
+        subscription = bus.subscribe(event_type, call if ranks == "all" else _on_rank_zero(call), **options)
+        if cls._disabled:
+            subscription.pause()
+        cls._subscriptions.add(subscription)
+        return subscription
+
+
+def _on_rank_zero(call: Callable[[Any], object]) -> Callable[[Any], object]:
+    return wraps(call)(lambda event: call(event) if event.source.rank == 0 else None)
+
+
+class CallbackHook:
+    """Base of callbacks: define methods named like the hooks you need, then `register()` an instance.
+
+        class Best(CallbackHook):
+            def on_epoch_end(self, trainer, epoch, metrics): ...
+
+        Best().register()
+
+    It keeps no state of its own, so a subclass need not call `super().__init__()`. An instance that has
+    `state_dict()` and `load_state_dict(state)` has its state saved in checkpoints, under its name, and restored.
+    """
+
+    def register(
+        self, bus: EventBus | None = None, *, priority: float = 50, ranks: Ranks = "all", name: str | None = None
+    ) -> Self:
+        """Register the callback's hooks on the default bus, or on `bus`; when it is registered, nothing changes.
+
+        Raises `HookError` for a method `on_...` that is no hook, or whose parameters do not fit; nothing is
+        registered then. In a `with`, the callback is unregistered at its end.
+        """
+        if self._registered():
+            return self
+        bus = bus or default_bus
+        name = _free_name(bus, name or name_of(type(self)))
+        try:
+            for hook in [method for method in dir(type(self)) if method.startswith(PREFIX)]:
+                fn = getattr(self, hook)
+                HookRegistry._subscribe(bus, hook, fn, priority=priority, ranks=ranks, name=name, owner=self)
+        except BaseException:
+            self.unregister()
+            raise
+        return self
+
+    def unregister(self) -> None:
+        """Undo `register`; not registered is no error."""
+        for subscription in self._registered():
+            subscription.cancel()
+
+    def __enter__(self) -> Self:
+        return self.register()
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.unregister()
+
+    def _registered(self) -> list[Subscription[Any]]:
+        return [entry for entry in HookRegistry._alive() if entry.owner is self]
+
+
+def _free_name(bus: EventBus, name: str) -> str:
+    """Return `name`, or `name#2` and so on where others on the bus have it: accounts and saved state keep apart."""
+    used = {subscription.name for subscription in bus.subscriptions()}
+    names = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in names if candidate not in used)
