@@ -30,8 +30,9 @@
 State comes first: when an event is announced, the trainer's counters already say so. A checkpoint may also be asked for
 within an epoch; it is then saved after the next `batch_end` that completes an optimizer step. An epoch that is stopped
 half-way has no `epoch_end`; resumed, it begins again and goes on behind the batches that were trained. `metrics_logged`
-comes whenever somebody calls `trainer.log`, `listener_failed` when a listener did, `model_export` and `model_exported`
-when a model is exported, which is no part of the loop.
+comes whenever somebody calls `trainer.log`, `listener_failed` when a listener did, `hooks_switched` after
+`HookRegistry.disable` and `enable`, `model_export` and `model_exported` when a model is exported, which is no part of
+the loop.
 """  # noqa: D400  the sentence and the loop are one
 
 from __future__ import annotations
@@ -341,14 +342,25 @@ class MetricsLogged(TrainingEvent, frozen=True):
 
 
 class ListenerFailed(TrainingEvent, frozen=True):
-    """A listener raised. Told at its 1st, 2nd, 4th, 8th ... failure: `count` says how many there were."""
+    """A listener raised. Told at its 1st, 2nd, 4th, 8th ... failure: `count` says how many there were.
 
-    arguments: ClassVar = ("trainer", "listener", "event", "error")
+    `during` is the name of the event that it failed on.
+    """
+
+    arguments: ClassVar = ("trainer", "listener", "during", "error")
 
     listener: str
-    event: str
+    during: str
     error: str
     count: int
+
+
+class HooksSwitched(TrainingEvent, frozen=True):
+    """The hooks of `HookRegistry` and the callbacks were silenced or are called again."""
+
+    arguments: ClassVar = ("trainer", "enabled")
+
+    enabled: bool
 
 
 class ListenerRecovered(TrainingEvent, frozen=True):

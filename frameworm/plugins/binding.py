@@ -107,7 +107,9 @@ def place_of(fn: Callable[..., Any]) -> str:
     function: Any = inspect.unwrap(fn)
     while hasattr(function, "func"):  # functools.partial
         function = function.func
-    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
+    if not hasattr(function, "__code__"):  # an object with `__call__`
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 from weakref import WeakSet
 
-import frameworm.events  # noqa: F401  defines the events that hooks are named after
 from bus import EventBus, Subscription, default_bus
 from bus.subscription import name_of
 from frameworm.errors import HookError
+from frameworm.events import HooksSwitched
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,18 +67,32 @@ class HookRegistry:
 
     @classmethod
     def disable(cls) -> AbstractContextManager[None]:
-        """Silence all hooks and callbacks until `enable`; in a `with`, until its end."""
+        """Silence all hooks and callbacks until `enable`; in a `with`, until its end.
+
+        Publishes `hooks_switched` on the default bus, which is how a run's record has it.
+        """
         cls._disabled += 1
-        for subscription in cls._alive():
-            subscription.pause()
+        if cls._disabled == 1:
+            cls._switch(enabled=False)
         return cls._enabled_again()
 
     @classmethod
     def enable(cls) -> None:
         """Call hooks and callbacks again, after `disable`; without one it does nothing."""
-        cls._disabled = 0
+        if cls._disabled:
+            cls._disabled = 0
+            cls._switch(enabled=True)
+
+    @classmethod
+    def is_enabled(cls) -> bool:
+        """Whether hooks and callbacks are called."""
+        return not cls._disabled
+
+    @classmethod
+    def _switch(cls, *, enabled: bool) -> None:
         for subscription in cls._alive():
-            subscription.resume()
+            (subscription.resume if enabled else subscription.pause)()
+        default_bus.publish(HooksSwitched(cast("Any", None), enabled))  # it concerns all trainers, and is of none
 
     @classmethod
     @contextmanager
@@ -86,8 +100,9 @@ class HookRegistry:
         try:
             yield
         finally:
-            cls._disabled = max(0, cls._disabled - 1)
-            if not cls._disabled:
+            if cls._disabled > 1:
+                cls._disabled -= 1
+            else:
                 cls.enable()
 
     @classmethod

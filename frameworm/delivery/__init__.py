@@ -1,0 +1,1 @@
+"""How a run's events leave the process that trains: through its journal."""
