@@ -1,0 +1,132 @@
+"""A model against validation data: its mean loss, and the metrics that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bus import EventBus
+from frameworm.core import get_metric
+from frameworm.errors import DataError, UserError
+from frameworm.events import TrainerHandle, ValidationBatchEnd, ValidationBegin
+from frameworm.training.contract import LossFunction, Outputs, scalars, size_of
+from frameworm.training.feed import Feed
+from frameworm.training.means import means_on
+
+
+class MetricOverData:
+    """A metric taken over all batches: streamed, where it has `update`, `compute` and `reset`; else on everything."""
+
+    def __init__(self, name: str, metric: Any) -> None:
+        self.name = name
+        self._metric = metric() if isinstance(metric, type) else metric
+        self._streams = all(hasattr(self._metric, method) for method in ("update", "compute", "reset"))
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._kept = []
+        if self._streams:
+            self._metric.reset()
+
+    def update(self, real: Tensor, produced: Tensor) -> None:
+        """Take in a batch: targets and predictions, or real images and fake ones."""
+        if self._streams:
+            self._metric.update(real, produced)
+        else:
+            self._kept.append((real, produced))
+
+    def compute(self) -> float:
+        """Return the metric's value. Waits for the device."""
+        if self._streams:
+            return float(self._metric.compute())
+        real, produced = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        return float(self._metric(real, produced))
+
+
+class Evaluation:
+    """Evaluates a model on batches, in evaluation mode and without gradients.
+
+    A model with `sample(n)` is generative: metrics get the real images and as many sampled ones. Any other is
+    supervised: metrics get targets and predictions, from what `compute_loss` returned under these names, else the
+    batch's second part and what the model makes of the first.
+    """
+
+    def __init__(
+        self,
+        source: TrainerHandle,
+        bus: EventBus,
+        *,
+        model: nn.Module,
+        loss_function: LossFunction,
+        predict: Callable[[Any], Tensor],
+        feed: Feed,
+        metrics: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self._source = source
+        self._bus = bus
+        self._model = model
+        self._loss_function = loss_function
+        self._predict = predict
+        self._feed = feed
+        self._metrics = [MetricOverData(name, get_metric(name, where="metrics")) for name in metrics]
+        self._device = device
+        self._batch_end = bus.channel(ValidationBatchEnd)
+
+    @torch.no_grad()
+    def run(self, *, abandoned: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+        """Return `val_loss` and `val_<metric>` over all batches; None when it was abandoned half-way.
+
+        Publishes `validation_begin` and `validation_batch_end`; the end is the caller's, who may have more to say.
+        """
+        self._model.eval()
+        self._bus.publish(ValidationBegin(self._source))
+        means = means_on(self._device, look_every=1 << 30)
+        for metric in self._metrics:
+            metric.reset()
+        for index, batch in enumerate(self._feed.begin()):
+            if abandoned():
+                return None
+            outputs = self._loss_function(batch)
+            means.add(outputs["loss"], scalars(outputs), size_of(batch))
+            if self._metrics:
+                real, produced = self._pair(batch, outputs)
+                for metric in self._metrics:
+                    metric.update(real, produced)
+            if self._batch_end.active:
+                self._batch_end.emit(ValidationBatchEnd(self._source, index, outputs["loss"].detach()))
+        found = means.read()
+        if not found:
+            raise DataError("the validation data have no batches", expected="data that can be iterated each time")
+        found |= {metric.name: metric.compute() for metric in self._metrics}
+        return {f"val_{name}": value for name, value in found.items()}
+
+    def _pair(self, batch: Any, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        inputs, targets = _parts(batch)
+        sample: Callable[[int], Tensor] | None = getattr(self._model, "sample", None)
+        if sample is not None:
+            return inputs, sample(size_of(inputs))
+        targets = outputs.get("targets", targets)
+        if targets is None:
+            names = ", ".join(metric.name for metric in self._metrics)
+            raise UserError(
+                f"metrics of predictions ({names}) need targets, and this data has none",
+                expected='batches (x, y), or "targets" in what compute_loss returns',
+                got=f"a batch that is a {type(batch).__name__}",
+                where=f"metrics, model {self._loss_function.name!r}",
+            )
+        predictions = outputs["predictions"] if "predictions" in outputs else self._predict(inputs)
+        return targets, predictions
+
+
+def _parts(batch: Any) -> tuple[Any, Any]:
+    """Return a batch's inputs and its targets, None where it has no such part."""
+    if isinstance(batch, tuple | list):
+        return batch[0], batch[1] if len(batch) > 1 else None
+    if isinstance(batch, Mapping):
+        return next(iter(batch.values())), batch.get("y")
+    return batch, None

@@ -1,0 +1,74 @@
+"""Batches of an epoch, on their device, from any batch of it on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from frameworm.errors import DataError
+from frameworm.training.device import move
+
+
+class Feed:
+    """Whatever gives batches when it is iterated, once an epoch: a `DataLoader`, a list, an object of one's own.
+
+    Where it, its batch sampler or its sampler has `set_epoch(epoch)`, that is called before each epoch; if this also
+    takes `skip_batches`, an epoch that begins half-way loads nothing of what it skips.
+
+    Raises `DataError` for what cannot give the batches of so many `epochs`.
+    """
+
+    def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1) -> None:
+        _require_batches(data, epochs)
+        self._data = data
+        self._device = device
+        parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
+        setters = (getattr(part, "set_epoch", None) for part in parts)
+        self._set_epoch: Callable[..., Any] | None = next((setter for setter in setters if setter), None)
+        self.length = _length(data)
+        """How many batches an epoch has; None where the data cannot tell for sure."""
+        self._skips = self._set_epoch is not None and "skip_batches" in inspect.signature(self._set_epoch).parameters
+
+    def begin(self, epoch: int = 0, skip: int = 0) -> Iterator[Any]:
+        """Return the batches of an epoch behind the first `skip`, which have been skipped when this returns."""
+        if self._set_epoch is not None and self._skips:
+            self._set_epoch(epoch, skip_batches=skip)
+            return self._placed(iter(self._data))
+        if self._set_epoch is not None:
+            self._set_epoch(epoch)
+        batches = iter(self._data)
+        for _ in range(skip):
+            next(batches, None)
+        return self._placed(batches)
+
+    def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""
+        return batches if self._device.type == "cpu" else map(partial(move, device=self._device), batches)
+
+
+def _require_batches(data: Any, epochs: int) -> None:
+    if isinstance(data, Iterator) and epochs > 1:
+        got = f"a {type(data).__name__}, which is used up after one of {epochs} epochs"
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        got = f"{type(data).__name__}, a dataset: it gives single samples"
+    elif not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        got = f"a {type(data).__name__}"
+    else:
+        return
+    raise DataError(
+        "the data are no batches, an epoch at a time",
+        expected="a DataLoader, a list of batches, or an object of one's own that can be iterated once an epoch",
+        got=got,
+        hint="DataLoader(dataset, batch_size=64)",
+    )
+
+
+def _length(data: Iterable[Any]) -> int | None:
+    if isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset):
+        return None
+    return len(data) if isinstance(data, Sized) else None

@@ -1,0 +1,102 @@
+"""Optimizers by name: the ones that users registered, then all of torch's, fused where torch can."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from frameworm.core import create, registries
+from frameworm.errors import UnknownNameError, UserError
+
+_OPTIMIZERS = {
+    name: value
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+}
+
+
+def build_optimizer(name: str, model: nn.Module, options: Mapping[str, Any], *, where: str | None = None) -> Optimizer:
+    """The optimizer called `name` over those parameters of `model` that require a gradient.
+
+    `name` is a registered one, an import path, or one of torch's, in any case (`adamw`, `RMSprop`). torch's fused
+    kernel is used where the optimizer has one for these parameters, unless an option decides it. Raises UserError
+    when the name or an option is wrong, or nothing is to be trained.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UserError(
+            f"{type(model).__name__} has nothing to train",
+            expected="a parameter that requires a gradient",
+            got=f"{sum(1 for _ in model.parameters())} parameters, none of which does",
+        )
+    factory = look_up("optimizer", name, _OPTIMIZERS, where)
+    require_numbers(f"optimizer {name!r}", factory, options, where)
+    if factory in _OPTIMIZERS.values() and not {"fused", "foreach", "differentiable"} & options.keys():
+        factory = _fused(factory, model, parameters)
+    optimizer = create("optimizer", name, factory, options, parameters, where=where)
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(
+            f"optimizer {name!r} is none", expected="a torch.optim.Optimizer", got=type(optimizer).__name__, where=where
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"optimizer {name!r} computes the loss several times a step, which the trainer does not do",
+            where=where,
+            hint="adamw",
+        )
+    return optimizer
+
+
+def look_up(kind: str, name: str, ours: Mapping[str, Callable[..., Any]], where: str | None) -> Callable[..., Any]:
+    """What `name` means: a registration or an import path; else one of `ours`, whatever its case and underscores."""
+    registry = registries[kind]
+    if ":" in name or name in registry.names():
+        return registry.get(name, where=where)
+    for known, factory in ours.items():
+        if _folded(known) == _folded(name):
+            return factory
+    raise UnknownNameError(kind, name, [*registry.names(), *ours], where=where)
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def require_numbers(what: str, factory: Callable[..., Any], options: Mapping[str, Any], where: str | None) -> None:
+    """Raise UserError if an option whose default is a number is text: torch would fail on it in its own words."""
+    parameters = inspect.signature(factory).parameters
+    for option, value in options.items():
+        default = parameters[option].default if option in parameters else None
+        if isinstance(value, str) and isinstance(default, int | float):
+            raise UserError(
+                f"wrong value for the option {option!r} of {what}",
+                expected=f"a number, like {default}",
+                got=f"the text {value!r}",
+                where=where,
+            )
+
+
+def _fused(factory: Callable[..., Any], model: nn.Module, parameters: Sequence[nn.Parameter]) -> Callable[..., Any]:
+    """`factory` with `fused=True`, where it can; else as it is."""
+    # No fused kernel takes sparse gradients, and those show only in the first step.
+    sparse = any(getattr(module, "sparse", False) for module in model.modules())
+    if sparse or "fused" not in inspect.signature(factory).parameters:
+        return factory
+    # What torch can do differs by its version, the device and the dtype: one step on scratch parameters tells.
+    kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
+    scratch = [torch.zeros(1, device=device, dtype=dtype, requires_grad=True) for device, dtype in kinds]
+    for parameter in scratch:
+        parameter.grad = torch.zeros_like(parameter)
+    fused = partial(factory, fused=True)
+    try:
+        fused(scratch).step()
+    except (NotImplementedError, RuntimeError):
+        return factory
+    return fused

@@ -1,0 +1,66 @@
+"""How far a run is, and what was asked of it: the two things that the loop and its surroundings share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+
+class Progress:
+    """How far a run is; changed by the loop alone, before the event that announces the change."""
+
+    __slots__ = ("batches", "completed", "epoch", "step")
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        """The epoch that runs or ran last, from 0."""
+        self.completed = 0
+        """How many epochs are complete."""
+        self.batches = 0
+        """The batches of the epoch after those, whose gradients went into a step."""
+        self.step = 0
+        """Optimizer steps since the run began."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what `load_state_dict` needs to go on."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved state."""
+        for name in self.__slots__:
+            setattr(self, name, int(state[name]))
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Something that was asked of the loop, which serves it between optimizer steps."""
+
+    verb: Literal["stop", "interrupt", "save"]
+    reason: str
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends the run."""
+        return self.verb != "save"
+
+
+class Requests:
+    """The requests that wait to be served; anybody may file one, from any thread."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Request] = deque()
+        """What nobody has served yet; appending and popping are atomic."""
+
+    def file(self, verb: Literal["stop", "interrupt", "save"], reason: str) -> None:
+        """Ask for something."""
+        self.waiting.append(Request(verb, reason))
+
+    def take(self) -> list[Request]:
+        """Return what was asked for, in order, and forget it."""
+        return [self.waiting.popleft() for _ in range(len(self.waiting))]
+
+    def end_is_asked(self) -> bool:
+        """Whether one of them ends the run."""
+        return any(request.ends for request in tuple(self.waiting))

@@ -1,0 +1,405 @@
+"""The trainer: what one holds of a run, to start it, to steer it and to look at it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from bus import EventBus, ListenerFailure, Propagate, default_bus
+from frameworm.config import Named, TrainerConfig
+from frameworm.errors import DataError, StopTraining, UserError
+from frameworm.events import (
+    CheckpointLoad,
+    ListenerFailed,
+    MetricsLogged,
+    TrainBegin,
+    TrainEnd,
+    TrainFailed,
+    TrainingEvent,
+    TrainResumed,
+)
+from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.contract import LossFunction
+from frameworm.training.device import resolve_device
+from frameworm.training.evaluation import Evaluation
+from frameworm.training.feed import Feed
+from frameworm.training.interrupts import interrupts
+from frameworm.training.loop import Loop
+from frameworm.training.means import means_on
+from frameworm.training.optimizers import build_optimizer
+from frameworm.training.precision import Precision
+from frameworm.training.progress import Progress, Request, Requests
+from frameworm.training.saving import Saving
+from frameworm.training.schedules import Schedule, build_scheduler
+from frameworm.training.seeding import deterministic, isolated_rng
+from frameworm.training.step import Step
+
+Status = Literal["ready", "running", "finished", "stopped", "failed", "interrupted"]
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """What a run is called and where it is kept; a trainer without one trains and leaves nothing behind.
+
+    `config` is the resolved configuration with its secrets redacted: whoever listens may read it.
+    """
+
+    id: str = ""
+    name: str = "run"
+    directory: Path | None = None
+    attempt: int = 1
+    model: str | None = None
+    config: Mapping[str, Any] = MappingProxyType({})
+
+
+class TrainResult(msgspec.Struct, frozen=True):
+    """How a run ended: its status and the reason, its latest metrics, how far it came and where it is kept."""
+
+    status: Status
+    reason: str | None
+    metrics: Mapping[str, float]
+    epochs: int
+    steps: int
+    directory: Path | None
+
+
+class Trainer:
+    """Trains `model` on batches and publishes every event of it on `bus`.
+
+        trainer = Trainer(model, train_loader, val_loader, metrics=["accuracy"])
+        result = trainer.fit()
+
+    - `model`: an `nn.Module` with `compute_loss(x, y=None) -> {"loss": 0-dim tensor, ...}`.
+    - `train_data`, `val_data`: iterables of batches that can be iterated once an epoch, `DataLoader`s or lists.
+    - `optimizer`: a torch optimizer over the model's parameters, or the name of one, alone or with options.
+    - `scheduler`: the name of a schedule, alone or with options; or a torch scheduler, stepped with the optimizer,
+      in a `Schedule` also with the epochs.
+    - `metrics`: names of registered metrics, taken at every validation.
+    - `options`: epochs, device, precision, accumulation, clipping: see `TrainerConfig`.
+    - `bus`: where events are published; by default a bus of its own that also serves the process-wide listeners.
+    - `run`, `checkpoints`: the run's identity, and where its checkpoints go, if anywhere.
+
+    Raises `UserError` and `ModelContractError` for what cannot be trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
+        *,
+        optimizer: Optimizer | Named | str = "adamw",
+        scheduler: Schedule | LRScheduler | Named | str | None = None,
+        metrics: Sequence[str] = (),
+        options: TrainerConfig | None = None,
+        bus: EventBus | None = None,
+        run: RunInfo | None = None,
+        checkpoints: CheckpointStore | None = None,
+    ) -> None:
+        self.options = options or TrainerConfig()
+        self.bus = bus if bus is not None else EventBus(parent=default_bus)
+        self.run = run or RunInfo()
+        self.rank = 0
+        self.device = resolve_device(self.options.device)
+        self.model = model.to(self.device)
+        self.metrics: dict[str, float] = {}
+        self.status: Status = "ready"
+        self.error: str | None = None
+        self._progress = Progress()
+        self._requests = Requests()
+        self._signal: signal.Signals | None = None
+        self._resumed: tuple[str, dict[str, Any]] | None = None
+        self._feed = Feed(train_data, self.device, epochs=self.epochs)
+        self.optimizer = self._optimizer_of(optimizer)
+        schedule = self._schedule_of(scheduler)
+        precision = Precision(self.options.precision, self.device)
+        self._loss_function = loss_function = LossFunction(model, self.model_name, precision.wrap)
+        step = Step(
+            self,
+            self.bus,
+            model=model,
+            loss_function=loss_function,
+            optimizer=self.optimizer,
+            schedule=schedule,
+            clip_norm=self.options.clip_norm,
+            progress=self._progress,
+            new_means=lambda: means_on(self.device, self.options.log_every),
+        )
+        if metrics and val_data is None:
+            raise UserError(
+                "metrics are taken at validation, and there are no data for it",
+                got=f"metrics: {', '.join(metrics)}",
+                where="metrics",
+                hint="validation data, or no metrics",
+            )
+        evaluation = (
+            None
+            if val_data is None
+            else Evaluation(
+                self,
+                self.bus,
+                model=model,
+                loss_function=loss_function,
+                predict=precision.wrap(model),
+                feed=Feed(val_data, self.device, epochs=self.epochs),
+                metrics=metrics,
+                device=self.device,
+            )
+        )
+        self._saving = Saving(
+            self,
+            self.bus,
+            store=checkpoints,
+            model=model,
+            optimizer=self.optimizer,
+            scheduler=schedule.scheduler if schedule else None,
+            progress=self._progress,
+        )
+        self._loop = Loop(
+            self,
+            self.bus,
+            feed=self._feed,
+            step=step,
+            evaluation=evaluation,
+            saving=self._saving,
+            progress=self._progress,
+            requests=self._requests,
+            metrics=self.metrics,
+            options=self.options,
+        )
+
+    def _optimizer_of(self, given: Optimizer | Named | str) -> Optimizer:
+        if isinstance(given, Optimizer):
+            own = set(map(id, self.model.parameters()))
+            if own.isdisjoint(id(parameter) for group in given.param_groups for parameter in group["params"]):
+                raise UserError(
+                    "the optimizer would not train the model",
+                    expected=f"an optimizer over parameters of this {type(self.model).__name__}",
+                    got=f"{type(given).__name__} over others",
+                )
+            return given
+        named = given if isinstance(given, Named) else Named(given)
+        return build_optimizer(named.name, self.model, named.options, where="optimizer.name")
+
+    def _schedule_of(self, given: Schedule | LRScheduler | Named | str | None) -> Schedule | None:
+        if given is None:
+            return None
+        if isinstance(given, LRScheduler):
+            given = Schedule(given, "epoch" if isinstance(given, ReduceLROnPlateau) else "step")
+        if isinstance(given, Schedule):
+            if given.scheduler.optimizer is not self.optimizer:
+                raise UserError(
+                    "the scheduler schedules another optimizer",
+                    expected="one made with the optimizer that the trainer is given",
+                    got=f"{type(given.scheduler).__name__} of another {type(given.scheduler.optimizer).__name__}",
+                )
+            return given
+        named = given if isinstance(given, Named) else Named(given)
+        steps = self.steps_per_epoch
+        return build_scheduler(
+            named.name,
+            self.optimizer,
+            named.options,
+            total_steps=None if steps is None else steps * self.epochs,
+            steps_per_epoch=steps,
+            where="scheduler.name",
+        )
+
+    # Facts
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; empty for a run that is not kept."""
+        return self.run.id
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where the run is kept, if it is."""
+        return self.run.directory
+
+    @property
+    def attempt(self) -> int:
+        """How many times this run was started, from 1."""
+        return self.run.attempt
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration, secrets redacted."""
+        return self.run.config
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model was registered, or its class's."""
+        return self.run.model or type(self.model).__name__
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+        return self._progress.epoch
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are asked for."""
+        return self.options.epochs
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done since the run began."""
+        return self._progress.step
+
+    @property
+    def checkpoints(self) -> CheckpointStore | None:
+        """Where checkpoints go; without it none are saved."""
+        return self._saving.store
+
+    @checkpoints.setter
+    def checkpoints(self, store: CheckpointStore | None) -> None:
+        self._saving.store = store
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """How many batches an epoch has, where the data can tell."""
+        return self._feed.length
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """How many optimizer steps an epoch has, where the data can tell."""
+        batches = self._feed.length
+        return None if batches is None else -(-batches // self.options.accumulate)
+
+    # Control: from any hook or thread; what is asked for is served between optimizer steps
+
+    def stop(self, reason: str = "asked to stop") -> None:
+        """Ask to end training after the current optimizer step; the run counts as stopped."""
+        self._requests.file("stop", reason)
+
+    def save_now(self, reason: str = "asked to save") -> None:
+        """Ask for a checkpoint after the current optimizer step."""
+        self._requests.file("save", reason)
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Publish metrics of one's own (numbers or 0-dim tensors, which are read now) as `metrics_logged`."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self.metrics |= values
+        self.bus.publish(MetricsLogged(self, values))
+
+    # The run
+
+    def resume(self, path: Path) -> None:
+        """Load a checkpoint (or a run's latest one), from which `fit` then goes on.
+
+        Call it when the listeners that keep a state are registered. Raises `CheckpointError`.
+        """
+        if self.status == "running":
+            raise RuntimeError("this trainer is running: what it would resume from has to be loaded before")
+        state = self._saving.restore(path)
+        self._progress.epoch = min(self._progress.completed, self.epochs - 1)
+        self.metrics |= state["metrics"]
+        self._resumed = (str(path), state)
+
+    @torch.no_grad()
+    def try_batch(self) -> float:
+        """Return the loss of the first training batch, and leave the random generators as they were."""
+        with isolated_rng():
+            batch = next(self._feed.begin(), None)
+            if batch is None:
+                raise DataError("the training data have no batches")
+            return float(self._loss_function(batch)["loss"])
+
+    def fit(self) -> TrainResult:
+        """Train until the last epoch is done, or somebody asks to stop.
+
+        However it ends, `train_end` is published once, and `status` is true by then. What made the run fail is
+        raised. After a first Ctrl-C the step is finished and a checkpoint saved, then `KeyboardInterrupt` is raised;
+        likewise `SystemExit` with code 143 after a SIGTERM.
+        """
+        if self.status == "running":
+            raise RuntimeError("this trainer is running already")
+        self.status, self.error, self._signal = "running", None, None
+        with self._hearing_of_listeners():
+            try:
+                with interrupts(self._interrupt), deterministic(self.options.deterministic):
+                    ended = self._run()
+            except BaseException as error:
+                self._end_with(error)
+                raise
+            self.status = "finished" if ended is None else "stopped" if ended.verb == "stop" else "interrupted"
+            reason = None if ended is None else ended.reason
+            self.bus.publish(TrainEnd(self, self.status, reason, None))
+        self._leave_as_signalled()
+        return TrainResult(
+            self.status, reason, dict(self.metrics), self._progress.completed, self.step, self.run.directory
+        )
+
+    def _run(self) -> Request | None:
+        self.bus.publish(TrainBegin(self, self.epochs))
+        path, state = self._resumed or ("", None)
+        self._resumed = None
+        if state is not None:
+            self.bus.publish(CheckpointLoad(self, state, path))
+            self.bus.publish(TrainResumed(self, path))
+        return self._loop.run(state)
+
+    def _end_with(self, error: BaseException) -> None:
+        """Tell of the error that ended the run; what listeners raise on hearing of it becomes a note on it."""
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, Exception):
+            self.status, self.error, reason = "failed", text, text
+            events: list[TrainingEvent] = [TrainFailed(self, error, text)]
+        else:
+            self.status, reason = "interrupted", type(error).__name__
+            events = []
+        for event in [*events, TrainEnd(self, self.status, reason, self.error)]:
+            try:
+                self.bus.publish(event)
+            except BaseException as trouble:
+                error.add_note(f"and on {event.name} a listener raised {type(trouble).__name__}: {trouble}")
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        self._signal = number
+        self._requests.file("interrupt", number.name)
+
+    def _leave_as_signalled(self) -> None:
+        if self._signal is signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    @contextmanager
+    def _hearing_of_listeners(self) -> Iterator[None]:
+        """Have the bus tell of listeners that fail, or ask to stop; what is asked for too late is forgotten."""
+        before = self.bus.on_failure, self.bus.on_propagate
+        self.bus.on_failure, self.bus.on_propagate = self._tell_failure, self._take_stop
+        try:
+            yield
+        finally:
+            self.bus.on_failure, self.bus.on_propagate = before
+            self._requests.take()
+
+    def _tell_failure(self, failure: ListenerFailure) -> None:
+        """Publish a listener's 1st, 2nd, 4th, 8th ... failure; one that fails on being told of it is not told again."""
+        is_power_of_two = failure.count & (failure.count - 1) == 0
+        if is_power_of_two and failure.event != ListenerFailed.name:
+            error = f"{type(failure.error).__name__}: {failure.error} ({failure.where})"
+            self.bus.publish(ListenerFailed(self, failure.listener, failure.event, error, failure.count))
+
+    def _take_stop(self, raised: Propagate) -> bool:
+        """File a `StopTraining` as what it asks for, so that the run ends between two steps."""
+        if isinstance(raised, StopTraining):
+            self.stop(raised.reason)
+            return True
+        return False

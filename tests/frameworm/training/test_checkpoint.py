@@ -1,0 +1,562 @@
+"""Checkpoints: what goes in comes out, what is damaged is noticed, and what was there stays there."""
+
+from __future__ import annotations
+
+import enum
+import resource
+import shutil
+import subprocess
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from frameworm.errors import CheckpointError, CorruptCheckpointError
+from frameworm.training.checkpoint import CheckpointStore, direction, load
+from frameworm.training.manifest import Manifest, measure, read_manifest, write_manifest
+from frameworm.training.optimizers import build_optimizer
+from frameworm.training.seeding import rng_state
+
+
+def a_store(root: Path, *, monitor: str | None = "val_loss", keep: int = 2) -> CheckpointStore:
+    """The checkpoints in `root`."""
+    return CheckpointStore(root, keep=keep, monitor=monitor)
+
+
+def save(
+    store: CheckpointStore,
+    step: int,
+    *,
+    model: nn.Module | None = None,
+    state: dict[str, Any] | None = None,
+    metrics: dict[str, float] | None = None,
+) -> Path:
+    """Save a small model whose weights are all `step`."""
+    return store.save(
+        model=model or filled(step),
+        state=state or {"step": step},
+        run="digits-1",
+        model_name="line",
+        epoch=0,
+        step=step,
+        metrics=metrics or {},
+        reason="test",
+    )
+
+
+def filled(value: float) -> nn.Module:
+    """A model whose weights are all `value`."""
+    model = nn.Linear(3, 2)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, value)
+    return model
+
+
+def steps(store: CheckpointStore) -> list[int]:
+    """The steps of the complete checkpoints."""
+    return [checkpoint.manifest.step for checkpoint in store.list()]
+
+
+class Various(nn.Module):
+    """Weights of several kinds: bfloat16, tied, views, transposed, integers, empty; and state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 6)
+        self.head = nn.Linear(6, 4, bias=False)
+        self.head.weight = self.embedding.weight
+        self.low = nn.Linear(3, 3, dtype=torch.bfloat16)
+        self.transposed = nn.Parameter(torch.randn(5, 2).T)
+        base = torch.randn(10)
+        self.register_buffer("front", base[:6])
+        self.register_buffer("back", base[4:])
+        self.register_buffer("shaped", base.view(2, 5))
+        self.register_buffer("counts", torch.arange(3))
+        self.register_buffer("nothing", torch.empty(0))
+        self.seen = {"batches": 0}
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What no tensor holds."""
+        return self.seen
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """The reverse."""
+        self.seen = state
+
+
+def test_every_kind_of_weight_comes_back(tmp_path: Path) -> None:
+    """Bit for bit, with its dtype; tied weights are written once and are still tied afterwards."""
+    saved, loaded = Various(), Various()
+    saved.seen = {"batches": 12}
+    path = save(a_store(tmp_path), 1, model=saved)
+    load(path, loaded)
+    theirs = loaded.state_dict()
+    for name, value in saved.state_dict().items():
+        if isinstance(value, Tensor):
+            assert theirs[name].dtype == value.dtype
+            assert torch.equal(theirs[name], value), name
+    assert loaded.seen == {"batches": 12}
+    assert loaded.head.weight is loaded.embedding.weight
+    written = safetensors.torch.load_file(path / "model.safetensors")
+    assert {"embedding.weight", "head.weight"} - written.keys() == {"head.weight"}
+
+
+def test_the_weights_are_an_ordinary_safetensors_file(tmp_path: Path) -> None:
+    """Other tools load it, tied weights included."""
+
+    def tied() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    saved, loaded = tied(), tied()
+    path = save(a_store(tmp_path), 1, model=saved)
+    safetensors.torch.load_model(loaded, path / "model.safetensors")
+    assert torch.equal(loaded.state_dict()["1.weight"], saved.state_dict()["0.weight"])
+
+
+def test_the_state_comes_back_on_the_cpu(tmp_path: Path) -> None:
+    """An optimizer's state, generators, and nested plain values."""
+    model = filled(1)
+    optimizer = build_optimizer("adamw", model, {"lr": 0.1})
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "rng": rng_state(), "loop": {"epoch": 3, "seen": [1, (2, None)]}}
+    path = save(a_store(tmp_path), 1, model=model, state=state)
+    loaded = load(path, filled(0))
+    assert loaded["loop"] == state["loop"]
+    assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    assert loaded["rng"]["torch"].device == torch.device("cpu")
+
+
+def test_the_manifest_says_what_it_is(tmp_path: Path) -> None:
+    """Version, run, model, place in the run, reason, metrics as JSON has them, and every other file."""
+    metrics: dict[str, Any] = {"val_loss": 0.5, "lr": float("nan"), "acc": np.float32(0.25)}
+    store = a_store(tmp_path)
+    expected = store.path_for(115)
+    path = save(store, 115, metrics=metrics)
+    manifest = read_manifest(path)
+    assert path == expected == tmp_path / "step-00000115"
+    assert (manifest.format, manifest.run, manifest.model) == (1, "digits-1", "line")
+    assert (manifest.epoch, manifest.step, manifest.reason) == (0, 115, "test")
+    assert manifest.metrics == {"val_loss": 0.5, "lr": None, "acc": 0.25}
+    assert {*manifest.files, "manifest.json"} == {file.name for file in path.iterdir()}
+    assert store.latest() == (path, manifest)
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that other tests damage and mend."""
+    return save(a_store(tmp_path_factory.mktemp("intact")), 1, metrics={"val_loss": 0.5})
+
+
+@given(data=st.data())
+def test_damage_anywhere_is_noticed(intact: Path, data: st.DataObject) -> None:
+    """A bit flipped, a byte put in, or the end cut off, in any file: an error, and the model is as it was."""
+    file = data.draw(st.sampled_from(sorted(intact.iterdir())))
+    good = file.read_bytes()
+    position = data.draw(st.integers(0, len(good) - 1))
+    bit = data.draw(st.integers(0, 7))
+    damaged = data.draw(
+        st.sampled_from(
+            [
+                good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :],
+                good[:position] + b"\n" + good[position:],
+                good[:position],
+            ]
+        )
+    )
+    model = filled(7)
+    try:
+        file.write_bytes(damaged)
+        with pytest.raises(CorruptCheckpointError) as caught:
+            load(intact, model)
+    finally:
+        file.write_bytes(good)
+    assert caught.value.file == file.name
+    assert all(bool((parameter == 7).all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
+def test_a_missing_file_is_noticed(tmp_path: Path, name: str) -> None:
+    """A checkpoint without one of its files is damaged, and the complete one before it is offered and is the latest."""
+    store = a_store(tmp_path)
+    before, latest = save(store, 1), save(store, 2)
+    (latest / name).unlink()
+    with pytest.raises(CorruptCheckpointError, match=str(before)) as caught:
+        load(latest, filled(0))
+    assert caught.value.file == name
+    assert load(tmp_path, filled(0)) == {"step": 1}
+
+
+class Bomb:
+    """Pickles into a call that leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_a_hostile_state_cannot_run_code(tmp_path: Path) -> None:
+    """A pickle that calls something, in a checkpoint whose every hash is right, is refused and nothing is called."""
+    path, trace = save(a_store(tmp_path), 1), tmp_path / "trace"
+    torch.save({"model": {}, "state": Bomb(trace)}, path / "state.pt")
+    manifest = read_manifest(path)
+    files = {name: measure(path / name) for name in manifest.files}
+    write_manifest(path, msgspec.structs.replace(manifest, files=files))
+    model = filled(7)
+    with pytest.raises(CheckpointError, match="more than plain values"):
+        load(path, model)
+    assert not trace.exists()
+    assert bool((next(model.parameters()) == 7).all())
+
+
+class Colour(enum.IntEnum):
+    """A number that is more than a number."""
+
+    RED = 1
+
+
+def with_attribute() -> Tensor:
+    """A tensor that carries an object."""
+    tensor = torch.ones(1)
+    tensor.origin = object()  # type: ignore[attr-defined]  # which is the point
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        print,
+        lambda: None,
+        np.float64(1),
+        np.ones(2),
+        Colour.RED,
+        b"",
+        frozenset({1}),
+        range(3),
+        2**5000,
+        Path(),
+        with_attribute(),
+        nn.Linear(1, 1),
+        torch.Generator(),
+    ],
+)
+def test_state_that_would_not_load_back_fails_at_save(tmp_path: Path, value: Any) -> None:
+    """The error names the key under which a listener keeps an object; nothing is written, the last one stays."""
+    store = a_store(tmp_path)
+    before = save(store, 1)
+    for where, state in {
+        "state['listeners']['early'][1]": {"listeners": {"early": [0, value]}},
+        "a key of state['x']": {"x": {value: 1}} if value.__hash__ else {"x": {print: 1}},
+    }.items():
+        with pytest.raises(CheckpointError) as caught:
+            save(store, 2, state=state)
+        assert caught.value.message.startswith(where)
+        assert list(tmp_path.iterdir()) == [before]
+
+
+scalars: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**2039) + 1, 2**2039 - 1),
+    st.floats(allow_nan=False),
+    st.complex_numbers(allow_nan=False),
+    st.text(),
+    st.sampled_from([torch.bfloat16, torch.device("cpu"), torch.Size([2])]),
+)
+plain = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.sets(scalars)
+        | st.dictionaries(scalars, inner)
+        | st.dictionaries(st.text(), inner).map(OrderedDict)
+        | st.dictionaries(st.text(), st.integers()).map(Counter)
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=plain)
+def test_whatever_is_taken_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    """Every plain value that a save accepts is loaded as it was, with its types."""
+    path = save(a_store(tmp_path_factory.mktemp("plain")), 1, state={"value": value})
+    loaded = load(path, filled(0))["value"]
+    assert loaded == value
+    assert type(loaded) is type(value)
+
+
+@pytest.mark.parametrize("name", ["ASGD", "Adafactor", "Adamax", "NAdam", "Adagrad", "RMSprop", "Rprop", "SGD"])
+def test_the_state_of_torch_s_optimizers_is_plain(tmp_path: Path, name: str) -> None:
+    """After a step, every optimizer's state can be saved and loaded."""
+    model = filled(1)
+    optimizer = build_optimizer(name, model, {"lr": 0.1})
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    path = save(a_store(tmp_path), 1, model=model, state={"optimizer": optimizer.state_dict()})
+    optimizer.load_state_dict(load(path, filled(0))["optimizer"])
+
+
+def test_the_state_of_torch_s_schedulers_is_plain(tmp_path: Path) -> None:
+    """Every scheduler's state can be saved and loaded."""
+    optimizer = torch.optim.SGD(filled(1).parameters(), lr=0.1, momentum=0.9)
+    schedulers: list[Any] = [
+        lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
+        lr_scheduler.MultiStepLR(optimizer, [1, 2]),
+        lr_scheduler.CosineAnnealingLR(optimizer, 3),
+        lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 3),
+        lr_scheduler.OneCycleLR(optimizer, 0.1, 10),
+        lr_scheduler.CyclicLR(optimizer, 0.1, 0.2),
+        lr_scheduler.ReduceLROnPlateau(optimizer),
+    ]
+    state = {type(scheduler).__name__: scheduler.state_dict() for scheduler in schedulers}
+    loaded = load(save(a_store(tmp_path), 1, state=state), filled(0))
+    for scheduler in schedulers:
+        scheduler.load_state_dict(loaded[type(scheduler).__name__])
+
+
+CRASHES = """
+import hashlib, os, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from frameworm.training.checkpoint import CheckpointStore, load
+
+torch.set_num_threads(1)
+
+def save(store, step):
+    model = nn.Linear(3, 2)
+    nn.init.constant_(model.weight, step)
+    store.save(model=model, state={"step": step}, run="r", model_name="m", epoch=0, step=step, metrics={}, reason="r")
+
+def run_until(call, root):
+    # Save steps 1, 1, 2, 3 and 4, and be killed before the given call into the system.
+    calls = 0
+    def lethal(function):
+        def wrapper(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return wrapper
+    for name in ("fsync", "rename", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, lethal(getattr(os, name)))
+    hashlib.file_digest = lethal(hashlib.file_digest)
+    store = CheckpointStore(root / "checkpoints", monitor=None)
+    for step in (1, 1, 2, 3, 4):
+        save(store, step)
+        (root / "durable").write_text(str(step))
+    os._exit(0)
+
+for call in range(1, 1000):
+    root = Path(sys.argv[1]) / str(call)
+    root.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        run_until(call, root)
+    status = os.waitpid(pid, 0)[1]
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    store = CheckpointStore(root / "checkpoints", monitor=None)
+    visible = [path for path in (root / "checkpoints").glob("[!.]*")]
+    complete = store.list()
+    assert sorted(visible) == sorted(checkpoint.path for checkpoint in complete), (call, visible)
+    durable = int((root / "durable").read_text()) if (root / "durable").exists() else 0
+    for checkpoint in complete:
+        model = nn.Linear(3, 2)
+        assert load(checkpoint.path, model) == {"step": checkpoint.manifest.step}
+        assert bool((model.weight == checkpoint.manifest.step).all())
+    steps = {checkpoint.manifest.step for checkpoint in complete}
+    assert max(steps, default=0) >= durable, (call, steps, durable)
+    assert len(steps) >= min(2, durable), (call, steps, durable)
+    save(store, 5)
+    assert not list((root / "checkpoints").glob(".*")), call
+    assert store.latest().manifest.step == 5
+print(call)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_complete_latest(tmp_path: Path) -> None:
+    """Killed before each single call into the file system: what was saved is there, whole; the rest is swept later."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES, str(tmp_path)], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50  # so many moments were tried
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file may become larger, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("model", "state"), [(nn.Linear(100, 100), {"x": 1}), (nn.Linear(1, 1), {"x": torch.ones(10_000)})]
+)
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, model: nn.Module, state: dict[str, Any]) -> None:
+    """Weights or state that do not fit: an error with the disk's own words, no trace, and the next save works."""
+    store = a_store(tmp_path)
+    before = save(store, 1)
+    try:
+        _ = 1 // 0
+    except ZeroDivisionError:  # a save on the way out must not take the reason for leaving for its own
+        with file_size_limit(20_000), pytest.raises(CheckpointError, match="File too large") as caught:
+            save(store, 2, model=model, state=state)
+    assert caught.value.where == str(store.path_for(2))
+    assert list(tmp_path.iterdir()) == [before]
+    assert load(save(store, 2, model=model, state=state), model).keys() == {"x"}
+
+
+def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """A file where the directory should be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save(a_store(tmp_path / "file" / "checkpoints"), 1)
+
+
+def test_an_interrupted_save_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the state is written goes through, and nothing is left."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(a_store(tmp_path), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_space_is_checked_where_the_checkpoints_will_be(tmp_path: Path) -> None:
+    """Before the directory exists; too little is an error that says how much."""
+    store = a_store(tmp_path / "run" / "checkpoints")
+    store.check_space(1)
+    with pytest.raises(CheckpointError, match=r"expected: 1000000000000\.0 MB"):
+        store.check_space(10**18)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+    """After each save the last `keep` and the best are there, nothing else."""
+    store = a_store(tmp_path)
+    seen = []
+    for step, loss in enumerate([0.5, 0.2, 0.4, 0.3, 0.1, 0.6, 0.7], start=1):
+        save(store, step, metrics={"val_loss": loss})
+        seen.append(steps(store))
+    assert seen == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6], [5, 6, 7]]
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:08d}" for step in (5, 6, 7)}
+
+
+def test_two_are_kept_at_least(tmp_path: Path) -> None:
+    """A `keep` of one would leave nothing to fall back on."""
+    store = a_store(tmp_path, keep=1, monitor=None)
+    for step in (1, 2, 3):
+        save(store, step)
+    assert steps(store) == [2, 3]
+
+
+def test_the_best_is_a_number_and_the_oldest_of_equals(tmp_path: Path) -> None:
+    """NaN is never the best, nor a checkpoint without the metric; the name says which direction is good."""
+    store = a_store(tmp_path, monitor="val_accuracy", keep=9)
+    assert store.best() is None
+    save(store, 1, metrics={"val_accuracy": float("nan")})
+    save(store, 2)
+    assert store.best() is None
+    for step, accuracy in enumerate([0.5, 0.9, 0.9, 0.1], start=3):
+        save(store, step, metrics={"val_accuracy": accuracy})
+    best = store.best()
+    assert best is not None
+    assert best.manifest.step == 4
+    lowest = CheckpointStore(tmp_path, monitor="val_accuracy", mode="min").best()
+    assert lowest is not None
+    assert lowest.manifest.step == 6
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("val_loss", "min"),
+        ("val_accuracy", "max"),
+        ("acc", "max"),
+        ("val/F1", "max"),
+        ("val_macro_auc", "max"),
+        ("bitmap", "min"),
+        ("accuracy_error", "min"),
+    ],
+)
+def test_the_direction_goes_by_the_last_word(metric: str, expected: str) -> None:
+    """Losses and errors should be small, accuracies and scores large, unless it is said."""
+    assert direction(metric) == expected
+    assert direction(metric, "max") == "max"
+
+
+def test_a_step_saved_twice_counts_once(tmp_path: Path) -> None:
+    """The second is the latest; the first goes when it is durable, and pushes no earlier step out."""
+    store = a_store(tmp_path, monitor=None)
+    save(store, 1)
+    first, second = save(store, 2, state={"n": 1}), save(store, 2, state={"n": 2})
+    assert first != second
+    assert load(tmp_path, filled(0)) == {"n": 2}
+    assert steps(store) == [1, 2]
+
+
+def test_a_leftover_is_ignored_and_swept(tmp_path: Path) -> None:
+    """What a killed writer left is no checkpoint, and the next save removes it."""
+    store = a_store(tmp_path)
+    shutil.copytree(save(store, 1), tmp_path / ".tmp-step-00000009")
+    assert steps(store) == [1]
+    save(store, 2)
+    assert not (tmp_path / ".tmp-step-00000009").exists()
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Missing, unexpected and reshaped weights are named, with both models, and nothing is loaded."""
+    path = save(a_store(tmp_path), 1)
+    other = nn.Sequential(OrderedDict(weight=nn.Identity(), a=nn.Linear(3, 5), b=nn.BatchNorm1d(5)))
+    with pytest.raises(CheckpointError) as caught:
+        load(path, other, model_name="deep")
+    assert caught.value.expected == "the weights of deep"
+    assert caught.value.got == ("those of line: missing a.weight, a.bias, b.weight and 4 more; unexpected bias, weight")
+    model = nn.Linear(3, 5)
+    before = model.weight.clone()
+    with pytest.raises(CheckpointError, match=r"of another shape weight \(2, 3\) for \(5, 3\), bias \(2,\) for \(5,\)"):
+        load(path, model)
+    assert torch.equal(model.weight, before)
+
+
+def test_a_weight_that_cannot_be_stored_is_an_error(tmp_path: Path) -> None:
+    """A dtype that safetensors does not know."""
+    with pytest.raises(CheckpointError, match="complex128"):
+        save(a_store(tmp_path), 1, model=nn.Linear(1, 1, dtype=torch.complex128))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_s_keys_are_its_type_s(intact: Path) -> None:
+    """Beside its digest, the file holds what `Manifest` declares."""
+    assert Manifest.__struct_fields__ == tuple(
+        key for key in msgspec.json.decode((intact / "manifest.json").read_bytes()) if key != "digest"
+    )
