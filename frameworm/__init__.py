@@ -9,17 +9,16 @@ The names below are imported when they are first used: `import frameworm` itself
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from frameworm.app import load_model, session, train
     from frameworm.config import Config, TrainerConfig
     from frameworm.errors import FramewormError, StopTraining, UserError
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
     from frameworm.training.trainer import RunInfo, Trainer, TrainResult
-
-__version__ = version("frameworm")
 
 _HOMES = {
     "CallbackHook": "frameworm.plugins.hooks",
@@ -55,6 +54,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("frameworm")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

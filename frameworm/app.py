@@ -1,0 +1,262 @@
+"""Where the parts meet: from a config to data, model, trainer, listeners and a run that is kept."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from torch import nn
+
+from bus import EventBus, default_bus
+from frameworm import config as configs
+from frameworm import logs, runs
+from frameworm.config import Config, Section
+from frameworm.core import create, get_callback, get_dataset, get_model
+from frameworm.data import Loaders, as_splits, loaders
+from frameworm.delivery.journal import Journal
+from frameworm.environment import environment
+from frameworm.errors import CheckpointError, ModelContractError, UserError
+from frameworm.events import HooksSwitched, TrainBegin
+from frameworm.listeners.checkpointing import Checkpointing
+from frameworm.plugins.hooks import HookRegistry
+from frameworm.runs import RunDirectory
+from frameworm.training.checkpoint import CheckpointStore, load
+from frameworm.training.device import available_devices, copy_scalar, resolve_device
+from frameworm.training.seeding import deterministic, seed_everything
+from frameworm.training.trainer import RunInfo, Trainer, TrainResult
+
+log = logging.getLogger("frameworm")
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What a config would train: `parameters` are those that are trained, `loss` is that of the first batch."""
+
+    model: str
+    parameters: int
+    device: str
+    batches_per_epoch: int | None
+    epochs: int
+    loss: float
+
+
+def train(
+    config: Config | Path | str, overrides: Sequence[str] = (), *, resume: str | None = None, strict: bool = False
+) -> TrainResult:
+    """Train what a config (or the file that holds one) says, in a run that is kept, and return how it ended.
+
+    `overrides` are texts like `trainer.epochs=3`; `resume` is as in `session`; `strict` ends the run when a listener
+    fails. Raises `UserError` before anything is written, and what makes the training fail.
+    """
+    checked = config if isinstance(config, Config) else configs.load(Path(config), overrides)
+    with session(checked, bus=EventBus(default_bus, strict=strict), resume=resume) as trainer:
+        return trainer.fit()
+
+
+def dry_run(config: Config) -> DryRun:
+    """Build everything that the config names and try one batch; nothing is trained or written."""
+    trainer = build(config)
+    return DryRun(
+        model=trainer.model_name,
+        parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
+        device=str(trainer.device),
+        batches_per_epoch=trainer.batches_per_epoch,
+        epochs=trainer.epochs,
+        loss=trainer.try_batch(),
+    )
+
+
+@contextmanager
+def session(config: Config, *, bus: EventBus | None = None, resume: str | None = None) -> Iterator[Trainer]:
+    """Give a trainer whose run is kept: recorded, with its checkpoints, config and environment, in a directory.
+
+    All that can be wrong with the config is found first; then the directory is made. `resume` is `latest`, or a run's
+    name or path, to go on with that run; the path of a checkpoint begins a new run with it. Raises `UserError`.
+    """
+    with ExitStack() as stack:
+        run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
+        journal = stack.enter_context(_journal(config, run)) if run is not None else None
+        stack.enter_context(deterministic(config.trainer.deterministic))
+        trainer = build(config, bus=bus)
+        stack.callback(trainer.bus.close)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        if run is None:
+            parent = None if checkpoint is None else str(checkpoint)
+            run = RunDirectory.create(Path(config.run.dir), config.run.name, parent=parent)
+        if journal is None:
+            journal = stack.enter_context(_journal(config, run))
+        journal.position = lambda: (trainer.epoch, trainer.step)
+        if config.journal.enabled:
+            journal.attach(trainer.bus)
+            stack.enter_context(_noting_switched_hooks(trainer))
+        trainer.run = RunInfo(
+            id=run.id,
+            name=run.name,
+            directory=run.path,
+            attempt=journal.attempt,
+            model=config.model.name,
+            config=configs.redact(config.stored),
+        )
+        trainer.checkpoints = _store(config, run)
+        Checkpointing(config.checkpoint.every_epochs).register(trainer.bus)
+        _describe(run, config, journal.attempt)
+        stack.enter_context(logs.bind_run(run.id, journal.position))
+        yield trainer
+
+
+def build(config: Config, *, bus: EventBus | None = None) -> Trainer:
+    """Return a trainer made as the config says, its callbacks registered, whose run is not kept.
+
+    `bus` is where it publishes, by default one of its own under the process-wide bus. Seeds the random generators.
+    Raises `UserError` for whatever in the config cannot be had.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # import paths in a config begin where the command is given, as with `python -m`
+    seed_everything(config.run.seed)
+    data = build_data(config)
+    model = build_model(config.model.name, config.tree, where=config.where("model.name"))
+    with _at_its_line(config, "trainer"):
+        trainer = Trainer(
+            model,
+            data.train,
+            data.val,
+            optimizer=config.optimizer,
+            scheduler=config.scheduler,
+            metrics=config.metrics,
+            options=config.trainer,
+            bus=bus,
+            run=RunInfo(name=config.run.name, model=config.model.name, config=configs.redact(config.stored)),
+        )
+    for index, callback in enumerate(config.callbacks):
+        where = config.where(f"callbacks.{index}")
+        factory = get_callback(callback.name, where=where)
+        made = create("callback", callback.name, factory, callback.options, where=where)
+        if not callable(getattr(made, "register", None)):
+            raise UserError(
+                f"callback {callback.name!r} cannot listen",
+                expected="an object with register(bus), such as a CallbackHook",
+                got=type(made).__name__,
+                where=where,
+            )
+        made.register(trainer.bus)
+    return trainer
+
+
+def build_data(config: Config) -> Loaders:
+    """Return the config's data in batches."""
+    where = config.where("data.name")
+    factory = get_dataset(config.data.name, where=where)
+    splits = as_splits(create("dataset", config.data.name, factory, config.data.options, where=where))
+    with _at_its_line(config, "trainer.device"):
+        device = resolve_device(config.trainer.device)
+    with _at_its_line(config, "data"):
+        return loaders(
+            splits,
+            batch_size=config.data.batch_size,
+            num_workers=config.data.num_workers,
+            shuffle=config.data.shuffle,
+            drop_last=config.data.drop_last,
+            seed=config.run.seed,
+            pin_memory=device.type == "cuda",
+        )
+
+
+def build_model(name: str, tree: Section, *, where: str | None = None) -> nn.Module:
+    """Return the model of that name, made with the whole config."""
+    model = create("model", name, get_model(name, where=where), {}, tree, where=where)
+    if not isinstance(model, nn.Module):
+        raise ModelContractError(
+            name, "it is no model", expected="a torch.nn.Module", got=type(model).__name__, where=where
+        )
+    return model
+
+
+def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best") -> nn.Module:
+    """Return a run's trained model, on the CPU and in evaluation mode.
+
+    `run` is a run's directory, or its name or id in `runs/`. The best checkpoint is that of the config's
+    `checkpoint.monitor`, the latest one where no checkpoint has that metric. Raises `UserError`.
+    """
+    directory = runs.find(Path("runs"), str(run))
+    settings = Section(configs.read(directory.config))
+    kept = settings.checkpoint
+    store = CheckpointStore(directory.checkpoints, keep=kept.keep, monitor=kept.monitor, mode=kept.mode)
+    found = (store.best() if checkpoint == "best" else None) or store.latest()
+    if found is None:
+        raise CheckpointError("the run has no complete checkpoint", where=str(directory.path), hint="train it first")
+    model = build_model(settings.model.name, settings, where=str(directory.config))
+    load(found.path, model, model_name=settings.model.name)
+    return model.eval()
+
+
+def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | None]:
+    """Return the run to go on with and its newest checkpoint; for a checkpoint's path, no run and that one."""
+    path = Path(text)
+    if path.exists() and not (path / "run.json").exists():
+        return None, path
+    run = runs.find(Path(config.run.dir), text)
+    latest = _store(config, run).latest()
+    if latest is None:
+        log.warning("%s has no complete checkpoint: it begins again", run.path)
+    return run, None if latest is None else latest.path
+
+
+def _store(config: Config, run: RunDirectory) -> CheckpointStore:
+    kept = config.checkpoint
+    return CheckpointStore(run.checkpoints, keep=kept.keep, monitor=kept.monitor, mode=kept.mode)
+
+
+def _journal(config: Config, run: RunDirectory) -> Journal:
+    """Open a run's journal, which also keeps other processes from writing to the run."""
+    return Journal(
+        run.path,
+        run=run.id,
+        log_every=config.trainer.log_every,
+        fsync=config.journal.fsync,
+        copy_scalar=copy_scalar,
+    )
+
+
+@contextmanager
+def _noting_switched_hooks(trainer: Trainer) -> Iterator[None]:
+    """Publish on the trainer's bus, where it is recorded, that hooks were switched, also if it was before the run."""
+
+    def begin(_event: TrainBegin) -> None:
+        if not HookRegistry.is_enabled():
+            trainer.bus.publish(HooksSwitched(trainer, enabled=False))
+
+    def switched(event: HooksSwitched) -> None:
+        if event.source is None:  # of all trainers; not the one that is published here
+            trainer.bus.publish(HooksSwitched(trainer, event.enabled))
+
+    with (
+        trainer.bus.subscribe(TrainBegin, begin, name="journal"),
+        default_bus.subscribe(HooksSwitched, switched, name="journal"),
+    ):
+        yield
+
+
+def _describe(run: RunDirectory, config: Config, attempt: int) -> None:
+    """Write down the config and the environment; another config that was there before is kept beside it."""
+    text = configs.dump(config)
+    if run.config.exists() and run.config.read_text("utf-8") != text:
+        run.config.rename(run.config.with_name(f"config.{attempt - 1}.yaml"))
+    run.config.write_text(text, "utf-8")
+    environment(available_devices()).write(run.environment(attempt))
+
+
+@contextmanager
+def _at_its_line(config: Config, otherwise: str) -> Iterator[None]:
+    """Let an error that says which key of the config is wrong (else it is `otherwise`) tell where it was written."""
+    try:
+        yield
+    except UserError as error:
+        key = error.where or otherwise
+        if key.partition(".")[0] in config.tree:
+            error.where = config.where(key)
+        raise

@@ -1,0 +1,120 @@
+"""`frameworm runs`: what has been trained, and what became of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from frameworm.cli.project import root_having
+from frameworm.cli.render import metrics_text, print_json, print_table
+from frameworm.runs import RunDirectory, RunSummary, find, list_runs
+from frameworm.runs import prune as prune_runs
+from frameworm.terminal import write_line
+from frameworm.training.manifest import list_checkpoints
+
+
+def _at_root(_ctx: click.Context, _option: click.Parameter, path: Path) -> Path:
+    return (root_having(path) or Path()) / path
+
+
+_in = click.option(
+    "--dir",
+    "root",
+    type=click.Path(path_type=Path),
+    callback=_at_root,
+    default="runs",
+    show_default=True,
+    help="Where the runs are.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def runs() -> None:
+    """List, show and prune runs."""
+
+
+@runs.command("list")
+@_in
+@_as_json
+def list_them(root: Path, *, as_json: bool) -> None:
+    """List the runs, the oldest first."""
+    summaries = list_runs(root)
+    if as_json:
+        print_json([_plain(summary) for summary in summaries])
+    elif not summaries:
+        write_line(f"no runs in {root}; `frameworm train` makes them")
+    else:
+        header = ("run", "status", "epochs", "steps", "latest metrics")
+        rows = [(x.path.name, x.status, str(x.epochs), str(x.step), metrics_text(x.metrics)) for x in summaries]
+        print_table(header, rows)
+
+
+@runs.command()
+@click.argument("run")
+@_in
+@_as_json
+def show(run: str, root: Path, *, as_json: bool) -> None:
+    """Show a run: `latest`, its id, its folder's name, the beginning of either, or a path."""
+    directory = find(root, run)
+    facts, history = _facts(directory), directory.history()
+    if as_json:
+        print_json(facts | {"history": [{"epoch": epoch, "metrics": metrics} for epoch, metrics in history.items()]})
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        write_line(f"{name:{width}}  {_text(value, indent=width + 2)}")
+    names = list(dict.fromkeys(name for metrics in history.values() for name in metrics))
+    rows = [
+        (str(epoch + 1), *(f"{metrics[name]:.4g}" if name in metrics else "" for name in names))
+        for epoch, metrics in history.items()
+    ]
+    write_line("")
+    print_table(("epoch", *names), rows)
+
+
+@runs.command()
+@_in
+@click.option("--keep", type=click.IntRange(min=0), required=True, help="How many of the newest stay.")
+@click.option(
+    "--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS", help="Of the others, only these go."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+def prune(root: Path, *, keep: int, days: float | None, dry_run: bool) -> None:
+    """Remove old runs with all they hold; those that are being trained stay."""
+    older_than = None if days is None else timedelta(days=days)
+    gone = prune_runs(root, keep=keep, older_than=older_than, dry_run=dry_run)
+    for run in gone:
+        write_line(f"{'would remove' if dry_run else 'removed'} {run.path}")
+    if not gone:
+        write_line("nothing to remove")
+
+
+def _plain(summary: RunSummary) -> dict[str, Any]:
+    created = f"{summary.created:%Y-%m-%dT%H:%M:%SZ}"
+    return msgspec.structs.asdict(summary) | {"path": str(summary.path), "created": created}
+
+
+def _facts(directory: RunDirectory) -> dict[str, Any]:
+    """What is known of a run, with the paths of its files."""
+    return {
+        **_plain(directory.summary()),
+        "parent": directory.parent,
+        "config": str(directory.config),
+        "environment": str(directory.environment()),
+        "events": str(directory.journal),
+        "checkpoints": [str(checkpoint.path) for checkpoint in list_checkpoints(directory.checkpoints)],
+    }
+
+
+def _text(value: Any, *, indent: int) -> str:
+    """A fact for people; several are below each other."""
+    if isinstance(value, dict):
+        return metrics_text(value)
+    if isinstance(value, list):
+        return f"\n{' ' * indent}".join(value) or "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,96 @@
+"""`frameworm train`: from a config file to a trained model, told as it happens."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir, nullcontext
+from pathlib import Path
+
+import click
+
+from bus import EventBus, default_bus
+from frameworm import app, config, logs
+from frameworm.cli import INTERRUPTED
+from frameworm.cli.failure import exit_code
+from frameworm.cli.project import root_having
+from frameworm.cli.view import JsonView, TextView, View
+from frameworm.listeners.summary import Summary
+from frameworm.runs import RunDirectory
+from frameworm.training.trainer import Trainer
+
+
+@click.command()
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    default="config.yaml",
+    show_default=True,
+    help="The config file.",
+)
+@click.option("--model", metavar="NAME", help="Train this model, whatever the config says.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set optimizer.lr=1e-3.")
+@click.option("--resume", metavar="latest|PATH", help="Go on from the latest run, or from a run or a checkpoint.")
+@click.option("--epochs", type=int, help="Train for so many epochs.")
+@click.option("--dry-run", is_flag=True, help="Build everything, try one batch, write nothing.")
+@click.option("--strict", is_flag=True, help="End the run when a listener fails.")
+@click.option("--log-format", type=click.Choice(["rich", "plain", "json"]), default="rich", show_default=True)
+@click.option("-v", "--verbose", count=True, help="Log more; -vv everything.")
+@click.option("--debug", is_flag=True, help="Show the traceback of every error.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    *,
+    file: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    resume: str | None,
+    epochs: int | None,
+    dry_run: bool,
+    strict: bool,
+    log_format: logs.LogFormat,
+    verbose: int,
+    debug: bool,
+) -> None:
+    """Train a model."""
+    named = {"model.name": model and json.dumps(model), "trainer.epochs": epochs}
+    overrides = [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    if resume is not None and Path(resume).exists():
+        resume = str(Path(resume).absolute())
+    root = root_having(file)  # to which all paths in the config are relative
+    with logs.configure(log_format, verbose=verbose), chdir(root) if root else nullcontext():
+        view: View = JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)
+        try:
+            checked = config.load(file, overrides)
+            if dry_run:
+                view.dry_run(app.dry_run(checked))
+                return
+            with app.session(checked, bus=EventBus(default_bus, strict=strict), resume=resume) as trainer:
+                ctx.exit(_fit(trainer, view))
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            view.failure(error)
+            ctx.exit(exit_code(error))
+
+
+def _fit(trainer: Trainer, view: View) -> int:
+    """Train, tell how it went, and return the exit code."""
+    earlier = RunDirectory.open(trainer.run_dir).history() if trainer.run_dir and trainer.attempt > 1 else None
+    summary = Summary(earlier)
+    summary.register(trainer.bus)
+    view.listener().register(trainer.bus)
+    code, failure = 0, None
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    except Exception as error:
+        code, failure = 1, error
+    if summary.report is not None:
+        view.summary(summary.report)
+    if failure is not None:
+        view.failure(failure, trainer.run_dir)
+    return code
