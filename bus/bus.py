@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
+import os
 import threading
-import traceback
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,19 +13,23 @@ from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
 
 from .channel import Channel, Slot
-from .errors import ClosedError, Propagate, SubscriptionError, UnknownEventError
+from .errors import ClosedError, Propagate, SubscriptionError, UnknownEventError, describe, place_of
 from .event import Event
 from .signals import Signal, SubscriptionTable
-from .statistics import ListenerFailure, ListenerStatistics, summarize
+from .statistics import ListenerFailure, ListenerStatistics, State, summarize
 from .subscription import OnError, Subscription
 from .turn import Turn
 
 E = TypeVar("E", bound=Event)
+R = TypeVar("R")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
 
 log = logging.getLogger("bus")
 
 _tables = threading.RLock()  # guards changes of subscriptions on all buses; never held while a listener runs
+if hasattr(os, "register_at_fork"):  # so that a forked child never finds it held by a thread it lacks
+    os.register_at_fork(before=_tables.acquire, after_in_parent=_tables.release, after_in_child=_tables.release)
 
 
 def event_types() -> dict[str, type[Event]]:
@@ -54,20 +57,21 @@ class EventBus:
     def __init__(self, parent: EventBus | None = None, *, strict: bool = False) -> None:
         self.strict = strict
         self.closed = False
-        self.on_failure: Callable[[ListenerFailure], None] | None = None
+        self.on_failure: Callable[[ListenerFailure], object] | None = None
         """Told of each failure of a listener, on the publishing thread, before the next listener runs."""
         self.on_propagate: Callable[[Propagate], bool] | None = None
         """Asked about each `Propagate` that a listener raises; what it says True to is not raised to the publisher."""
         self._parent = parent
         self._children: WeakSet[EventBus] = WeakSet()
-        self._channels: dict[str, Channel[Any]] = {}
+        self._channels: dict[type[Event], Channel[Any]] = {}
         self._table = SubscriptionTable(self._changed)
         self._muted = 0
         # The first thread that publishes is at home, on the short path; any other looks its turn up.
         self._home = Turn()
-        self._elsewhere = threading.local()
+        self._turns = threading.local()
         if parent is not None:
-            parent._children.add(self)
+            with _tables:
+                parent._children.add(self)
 
     # Subscribing
 
@@ -126,7 +130,7 @@ class EventBus:
             subscription = Subscription(
                 self.event_type(event),
                 fn,
-                changed=self._subscription_changed,
+                set_state=self._set_state,
                 priority=priority,
                 every=every,
                 on_error=on_error,
@@ -136,29 +140,42 @@ class EventBus:
             self._table.add(subscription)
         return subscription
 
+    @overload
     def on(
         self,
-        event: type[E] | str,
+        event: type[E],
         *,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
-    ) -> Callable[[Callable[[E], object]], Callable[[E], object]]:
+    ) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
+
+    @overload
+    def on(
+        self,
+        event: str,
+        *,
+        priority: float = 50,
+        every: int = 1,
+        on_error: OnError = "isolate",
+        name: str | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def on(self, event: type[Any] | str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Subscribe the decorated function, and give it back unchanged; the options are those of `subscribe`."""
 
-        def subscribe(fn: Callable[[E], object]) -> Callable[[E], object]:
-            event_type: type[Any] = self.event_type(event)
-            self.subscribe(event_type, fn, priority=priority, every=every, on_error=on_error, name=name)
+        def subscribe(fn: Callable[..., Any]) -> Callable[..., Any]:
+            self.subscribe(event, fn, **options)
             return fn
 
         return subscribe
 
     def subscriptions(self) -> list[Subscription[Any]]:
-        """Return the subscriptions that this bus serves, its parents' included, in the order of calling."""
+        """Return the subscriptions of this bus and its parents, paused ones included, in the order of calling."""
         with _tables:
-            names = {name for bus in self._lineage() for name in bus._table.names()}
-            listeners = [listener for name in names for listener in self._listeners(name)]
+            tables = [bus._table for bus in self._lineage()]
+            listeners = [listener for table in tables for name in table.names() for listener in table.listeners(name)]
         return sorted((entry for entry in listeners if isinstance(entry, Subscription)), key=lambda entry: entry.rank)
 
     def signal(self, event: type[Event] | str) -> Signal:
@@ -173,19 +190,11 @@ class EventBus:
     # Publishing
 
     def channel(self, event_type: type[E]) -> Channel[E]:
-        """Return the channel of an event type on this bus, always the same one."""
-        channel = self._channels.get(event_type.name)
+        """Return the channel of an event type on this bus, always the same one; raises `SubscriptionError`."""
+        channel = self._channels.get(event_type)
         if channel is None:
             with _tables:
-                channel = self._channels.get(event_type.name)
-                if channel is None:
-                    channel = Channel(event_type, self._home, self._turn, self._failed)
-                    self._channels[event_type.name] = channel
-                    channel.compile(self._listeners(event_type.name))
-        if channel.event_type is not event_type:
-            raise SubscriptionError(
-                f"two event types are named {event_type.name!r}: {channel.event_type!r} and {event_type!r}"
-            )
+                channel = self._channels.get(event_type) or self._open(self.event_type(event_type))
         return channel
 
     def publish(self, event: Event) -> None:
@@ -206,18 +215,17 @@ class EventBus:
     # Looking, and ending
 
     def statistics(self) -> tuple[ListenerStatistics, ...]:
-        """Return the account of every listener that was ever called through this bus."""
+        """Return the account of every listener that a channel of this bus has served, also of past ones."""
         with _tables:
-            return summarize(account for channel in self._channels.values() for account in channel.accounts())
+            return summarize(account for channel in list(self._channels.values()) for account in channel.accounts())
 
     def close(self) -> None:
-        """Cancel this bus's own subscriptions and leave its parent; closing again is no error."""
+        """Cancel this bus's own subscriptions and leave its parent: nobody listens then. Again is no error."""
         with _tables:
             self.closed = True
             for name in self._table.names():
                 for listener in self._table.listeners(name):
-                    if isinstance(listener, Subscription):
-                        listener.cancel()
+                    listener.cancel()
             if self._parent is not None:
                 self._parent._children.discard(self)
                 self._parent = None
@@ -241,7 +249,7 @@ class EventBus:
             found: type[E] = types[event]
             return found
         given: object = event
-        if not (isinstance(given, type) and issubclass(given, Event)):
+        if not (isinstance(given, type) and issubclass(given, Event) and given.name):
             raise SubscriptionError(f"an event type or its name was expected, got {event!r}")
         return event
 
@@ -254,17 +262,29 @@ class EventBus:
             bus = bus._parent
 
     def _listeners(self, name: str) -> list[Any]:
-        if self._muted:
+        if self._muted or self.closed:
             return []
         found = [entry for bus in self._lineage() if not bus._muted for entry in bus._table.listeners(name)]
         return sorted((entry for entry in found if entry.state == "active"), key=lambda entry: entry.rank)
 
-    def _subscription_changed(self, subscription: Subscription[Any]) -> None:
+    def _set_state(self, subscription: Subscription[Any], state: State) -> None:
         with _tables:
-            if subscription.state == "cancelled":
+            if subscription.state in (state, "cancelled"):
+                return
+            subscription.state = state
+            if state == "cancelled":
                 self._table.remove(subscription)  # which reports the change itself
             else:
                 self._changed(subscription.event_type.name)
+
+    def _open(self, event_type: type[E]) -> Channel[E]:
+        for other in self._channels:
+            if other.name == event_type.name:
+                raise SubscriptionError(f"two event types are named {other.name!r}: {other!r} and {event_type!r}")
+        channel = Channel(event_type, lambda: self._listeners(event_type.name), self._home, self._turn, self._failed)
+        channel.compile()
+        self._channels[event_type] = channel
+        return channel
 
     def _changed(self, name: str) -> None:
         with _tables:
@@ -272,9 +292,9 @@ class EventBus:
 
     def _recompile(self, name: str | None = None) -> None:
         """Compile the channels of one event name anew, or all of them, here and in the children."""
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             if name in (None, channel.event_type.name):
-                channel.compile(self._listeners(channel.event_type.name))
+                channel.compile()
         for child in list(self._children):
             child._recompile(name)
 
@@ -284,41 +304,38 @@ class EventBus:
             self._recompile()
 
     def _turn(self) -> Turn:
-        thread = get_ident()
-        with _tables:
-            if self._home.thread is None:
-                self._home.thread = thread
-            if self._home.thread == thread:
-                return self._home
-        turn: Turn | None = getattr(self._elsewhere, "turn", None)
+        turn: Turn | None = getattr(self._turns, "mine", None)
         if turn is None:
-            turn = self._elsewhere.turn = Turn(thread)
+            with _tables:
+                turn = self._turns.mine = Turn() if self._home.thread else self._home
+                turn.thread = get_ident()
         return turn
 
     def _failed(self, slot: Slot[Any], event: Event, error: BaseException, turn: Turn) -> None:
         """Account for what a listener raised, and decide whether the publisher gets it."""
-        if isinstance(error, Propagate) or not isinstance(error, Exception):
-            if not (isinstance(error, Propagate) and self.on_propagate is not None and self.on_propagate(error)):
+        if isinstance(error, Propagate):
+            if not _tell(self.on_propagate, error):
                 turn.raise_later(error)
             return
+        if not isinstance(error, Exception):
+            turn.raise_later(error)
+            return
         listener, tally = slot.listener, slot.tally
+        slot.failures += 1
         tally.failed += 1
-        place = _place(error, listener.fn)
-        tally.last_error = f"{type(error).__name__}: {error} ({place})"
+        place = place_of(error, listener.code)
+        tally.last_error = f"{describe(error)} ({place})"
         if self.strict or listener.on_error == "raise":
             turn.raise_later(error)
-        elif tally.failed == 1:
+        elif slot.failures == 1:
             log.error("%s failed on %s at %s", listener.name, event.name, place, exc_info=error)
-        if self.on_failure is not None:
-            self.on_failure(ListenerFailure(listener.name, event.name, error, place, tally.failed))
+        _tell(self.on_failure, ListenerFailure(listener.name, event.name, error, place, tally.failed))
 
 
-def _place(error: BaseException, fn: Callable[..., Any]) -> str:
-    """Return `file:line` of an error: the innermost line in the listener's own file, or the innermost one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return "?"
-    file = getattr(getattr(inspect.unwrap(fn), "__code__", None), "co_filename", None)
-    own = [frame for frame in frames if frame.filename == file]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}:{frame.lineno}"
+def _tell(observer: Callable[[T], R] | None, what: T) -> R | None:
+    """Call an observer of the bus, if there is one; should it fail, the listeners are served all the same."""
+    try:
+        return observer(what) if observer is not None else None
+    except Exception:
+        log.exception("%r failed", observer)
+        return None

@@ -9,17 +9,21 @@ test `channel.active` before they build an event, so that an event nobody wants 
 
 from __future__ import annotations
 
+import logging
 from _thread import get_ident
 from collections.abc import Callable, Sequence
 from time import perf_counter
+from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
 
 from .event import Event, Recorded
 from .statistics import Account, State, Tally
 from .subscription import OnError
-from .turn import Turn
+from .turn import MAX_DEPTH, Turn
 
 E = TypeVar("E", bound=Event)
+
+log = logging.getLogger("bus")
 
 
 class Listener(Protocol):
@@ -32,6 +36,10 @@ class Listener(Protocol):
     @property
     def fn(self) -> Callable[[Any], object]:
         """What to call with the event."""
+
+    @property
+    def code(self) -> CodeType | None:
+        """What somebody wrote of it in Python, to say where it failed."""
 
     @property
     def state(self) -> State:
@@ -48,11 +56,12 @@ class Listener(Protocol):
 class Slot(Generic[E]):
     """A listener's place on one channel: what to call, and its account. `call` is swapped when it may not be called."""
 
-    __slots__ = ("_joined", "call", "counts_itself", "listener", "serving", "tally")
+    __slots__ = ("_joined", "call", "counts_itself", "failures", "listener", "serving", "tally")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, tally: Tally) -> None:
         self.listener = listener
-        self.tally = Tally()
+        self.tally = tally
+        self.failures = 0
         gate = listener.gate()
         self.counts_itself = gate is not None
         self.serving: Callable[[E], object] = self._gated(gate) if gate else listener.fn
@@ -74,21 +83,20 @@ class Slot(Generic[E]):
         return call
 
     def join(self, count: int) -> None:
-        """Take part from the channel's next event on."""
-        self.call = self.serving
+        """Account for the channel's events from the one after `count` on."""
         if self._joined is None:
             self._joined = count
 
     def leave(self, count: int, reason: str) -> None:
         """Take part no more, at once: a dispatch under way skips it, and counts the event as dropped for `reason`."""
-
-        def skip(_event: E) -> None:
-            if not self.counts_itself:
-                self.tally.drop(reason)
-
-        self.call = skip
+        self.call = lambda _event: self.drop(reason)
         self.settle(count)
         self._joined = None
+
+    def drop(self, reason: str) -> None:
+        """Account for an event that was not delivered, and why."""
+        if not self.counts_itself:
+            self.tally.dropped[reason] += 1
 
     def settle(self, count: int) -> None:
         """Bring the account up to the channel's count."""
@@ -103,17 +111,48 @@ Failed = Callable[[Slot[Any], Event, BaseException, Turn], None]
 class Channel(Generic[E]):
     """The listeners of one event type on one bus, its own and those inherited from its parents."""
 
-    def __init__(self, event_type: type[E], home: Turn, turn: Callable[[], Turn], failed: Failed) -> None:
+    # Slots keep `active` near: publishers read it on the way through code that leaves the caches cold.
+    __slots__ = (
+        "__weakref__",
+        "_compiling",
+        "_count",
+        "_failed",
+        "_home",
+        "_listeners",
+        "_recursions",
+        "_slot_of",
+        "_slots",
+        "_stale",
+        "_tallies",
+        "_turn",
+        "_untimed",
+        "active",
+        "event_type",
+    )
+
+    def __init__(
+        self,
+        event_type: type[E],
+        listeners: Callable[[], Sequence[Listener]],
+        home: Turn,
+        turn: Callable[[], Turn],
+        failed: Failed,
+    ) -> None:
         self.event_type = event_type
         self.active = False
         """Whether anybody listens: publishers look at it before they build an event."""
+        self._listeners = listeners
         self._home = home
         self._turn = turn
         self._failed = failed
-        self._count = 0  # events delivered; the interpreter switches threads at calls only, so the sum is exact
+        # Events so far. The interpreter switches threads at calls and jumps only, so the sum is exact, and a publisher
+        # that counted an event has the listeners of that moment.
+        self._count = 0
+        self._recursions = 0
+        self._stale = self._compiling = False
         self._slots: tuple[Slot[E], ...] = ()
         self._slot_of: dict[Listener, Slot[E]] = {}
-        self._departed: dict[str, Tally] = {}  # accounts of cancelled listeners, by name: bounded by the names
+        self._tallies: dict[str, Tally] = {}  # also of cancelled listeners: bounded by the names
         # Frequent events are timed once in 64 (the published times are estimates then), the others always.
         self._untimed = 0 if event_type.recorded is Recorded.ALWAYS else 63
 
@@ -128,7 +167,8 @@ class Channel(Generic[E]):
         if turn.thread != get_ident():
             turn = self._turn()
         if turn.busy:
-            turn.queue(self.deliver, event)
+            if not turn.queue(self.deliver, event):
+                self._refuse()
             return
         turn.busy = True
         try:
@@ -159,31 +199,53 @@ class Channel(Generic[E]):
             if not slot.counts_itself:
                 slot.tally.time(perf_counter() - start)
 
-    def compile(self, listeners: Sequence[Listener]) -> None:
-        """Set who is called, in this order; one that was there before keeps its account."""
-        before, self._slot_of = self._slot_of, {}
-        slots = []
-        for listener in listeners:
-            slot = before.pop(listener, None) or Slot(listener)
-            slot.join(self._count)
-            self._slot_of[listener] = slot
-            slots.append(slot)
-        for listener, slot in before.items():
-            slot.leave(self._count, "muted" if listener.state == "active" else listener.state)
-            if listener.state == "cancelled":
-                departed = self._departed.setdefault(listener.name, Tally())
-                departed.add(slot.tally)
-                slot.tally = departed  # a dispatch under way may still have to count it as dropped
-            else:
-                self._slot_of[listener] = slot
-        self._slots = tuple(slots)
+    def compile(self) -> None:
+        """Take over who listens by now; one that was there before, and was not cancelled, goes on where it was."""
+        self._stale = True
+        if self._compiling:  # and a finalizer or a signal handler has come in between: it is done once more
+            return
+        self._compiling = True
+        try:
+            while self._stale:
+                self._stale = False
+                self._serve(self._listeners())
+        finally:
+            self._compiling = False
+
+    def _serve(self, listeners: Sequence[Listener]) -> None:
+        before = self._slot_of
+        slots = tuple([before.get(listener) or self._slot(listener) for listener in listeners])
+        for slot in slots:
+            slot.call = slot.serving
+        self._slots, count = slots, self._count  # in one step: other threads may be publishing
         self.active = bool(slots)
+        self._slot_of = {slot.listener: slot for slot in slots}
+        for slot in slots:
+            slot.join(count)
+        for listener, slot in before.items():
+            if listener not in self._slot_of:
+                slot.leave(count, "muted" if listener.state == "active" else listener.state)
+                if listener.state != "cancelled":
+                    self._slot_of[listener] = slot
 
     def accounts(self) -> list[Account]:
         """Return the account of each listener, past ones included, up to now."""
-        event = self.event_type.name
-        accounts = [Account(name, "cancelled", event, tally) for name, tally in self._departed.items()]
+        states: dict[str, set[State]] = {name: set() for name in self._tallies}
         for listener, slot in self._slot_of.items():
             slot.settle(self._count)
-            accounts.append(Account(listener.name, listener.state, event, slot.tally))
-        return accounts
+            states[listener.name].add(listener.state)
+        event = self.event_type.name
+        return [Account(name, frozenset(found), event, self._tallies[name]) for name, found in states.items()]
+
+    def _slot(self, listener: Listener) -> Slot[E]:
+        return Slot(listener, self._tallies.setdefault(listener.name, Tally()))
+
+    def _refuse(self) -> None:
+        """Drop an event that was caused by too many others, and say so once: a loop has more of them."""
+        self._count += 1
+        for slot in self._slots:
+            slot.drop("recursion")
+        self._recursions += 1
+        if self._recursions == 1:
+            name = self.event_type.name
+            log.error("%s was dropped: %d events in a row caused it, each the next one", name, MAX_DEPTH + 1)

@@ -9,8 +9,10 @@ Propagate                  raised *by* a listener, to reach the publisher
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import CodeType
 
 
 class BusError(Exception):
@@ -43,3 +45,24 @@ class Propagate(Exception):  # noqa: N818  raised on purpose, it tells of no err
 
     It acts after the event's other listeners ran, whatever the listener's `on_error`, and does not count as a failure.
     """
+
+
+def describe(error: BaseException) -> str:
+    """Return `Type: text` of an error, also of one that fails on printing itself."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}: (its text cannot be had)"
+
+
+def place_of(error: BaseException, code: CodeType | None) -> str:
+    """Return `file:line` of an error: the innermost line in the listener's own file, or else where it is defined.
+
+    The innermost line of all for a listener that is not written in Python.
+    """
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if code is not None:
+        defined = code.co_filename, code.co_firstlineno
+        places = [place for place in places if place[0] == code.co_filename] or [defined]
+    file, line = places[-1]
+    return f"{file}:{line}"

@@ -56,7 +56,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
     - `additive`: the mapping fields that listeners in step may add keys to, before the event is recorded.
     """
 
-    name: ClassVar[str] = "event"
+    name: ClassVar[str] = ""
     arguments: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[dict[str, str]] = {"trainer": "source"}
     recorded: ClassVar[Recorded] = Recorded.ALWAYS
@@ -68,6 +68,9 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        taken = Event.__annotations__.keys() & set(cls.__dict__.get("__slots__", ()))
+        if taken:
+            raise TypeError(f"{cls.__name__} cannot have a field {min(taken)!r}: every event has that")
 
 
 class RecordField(NamedTuple):
@@ -84,7 +87,7 @@ def record_fields(event_type: type[Event]) -> tuple[RecordField, ...]:
     fields = []
     for field, hint in get_type_hints(event_type, include_extras=True).items():
         parts = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
-        markers = {get_args(part)[1] for part in parts if get_origin(part) is Annotated}
+        markers = [marker for part in parts for marker in getattr(part, "__metadata__", ())]
         if field in event_type.__struct_fields__ and _Marker.LIVE not in markers:
             scalar = _Marker.SCALAR in markers
             optional = type(None) in parts

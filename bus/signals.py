@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
 from blinker import ANY, Namespace, Signal
 
+from .errors import SubscriptionError
 from .statistics import State
-from .subscription import Subscription, is_async, name_of, next_rank
+from .subscription import Subscription, code_of, name_of, next_rank, refuse_async
 
 __all__ = ["PlainReceiver", "Signal", "SubscriptionTable"]
 
@@ -26,32 +28,36 @@ class PlainReceiver:
 
     def __init__(self, signal: Signal, receiver: Receiver, *, weak: bool, died: Callable[[], None]) -> None:
         self.name = name_of(receiver)
+        self.code = code_of(receiver)
         self.rank = next_rank(50)
         self.state: State = "active"
         self._signal = signal
-        self._is_async = is_async(receiver)
         self._receiver = _weakly(receiver, died) if weak else lambda: receiver
 
     def fn(self, event: Any) -> None:
         """Call the receiver, if it still lives."""
         receiver = self._receiver()
-        if receiver is None:
-            return
-        if self._is_async:
-            raise TypeError(f"{self.name} is a coroutine function; this version calls receivers in step")
-        receiver(event.source, event=event)
+        if receiver is not None:
+            receiver(event.source, event=event)
 
     def gate(self) -> Callable[[Any], bool]:
         """Return the filter by sender, as blinker would apply it."""
 
         def wanted(event: Any) -> bool:
-            return not self._signal.is_muted and self._receiver() in list(self._signal.receivers_for(event.source))
+            return not self._signal.is_muted and any(map(self.stands_for, self._signal.receivers_for(event.source)))
 
         return wanted
 
     def stands_for(self, receiver: Receiver) -> bool:
-        """Whether `receiver` is what is called here."""
-        return self._receiver() == receiver
+        """Whether `receiver` is what is called here: the object itself, or the same method of one object."""
+        own = self._receiver()
+        return own is receiver or (inspect.ismethod(own) and own == receiver)
+
+    def cancel(self) -> None:
+        """Disconnect the receiver."""
+        receiver = self._receiver()
+        if receiver is not None:
+            self._signal.disconnect(receiver)
 
     def is_alive(self) -> bool:
         """Whether the receiver still exists."""
@@ -62,7 +68,16 @@ def _weakly(receiver: Receiver, died: Callable[[], None]) -> Callable[[], Receiv
     def forget(_reference: object) -> None:
         died()
 
-    return weakref.WeakMethod(receiver, forget) if hasattr(receiver, "__self__") else weakref.ref(receiver, forget)
+    return weakref.WeakMethod(receiver, forget) if inspect.ismethod(receiver) else weakref.ref(receiver, forget)
+
+
+def _admit(signal: Signal, receiver: Receiver) -> None:
+    """Refuse a coroutine function where it is connected, and disconnect it again."""
+    try:
+        refuse_async(receiver)
+    except SubscriptionError:
+        signal.disconnect(receiver)
+        raise
 
 
 class SubscriptionTable:
@@ -111,12 +126,14 @@ class SubscriptionTable:
                 forget(entry)
 
         def forget(entry: PlainReceiver) -> None:
-            entry.state = "cancelled"
-            plain.remove(entry)
-            self._changed(name)
+            if entry in plain:  # or another death, in the midst of this one, has come first
+                entry.state = "cancelled"
+                plain.remove(entry)
+                self._changed(name)
 
         def connected(_signal: Signal, *, receiver: Receiver, sender: Any, weak: bool) -> None:  # noqa: ARG001
             if not isinstance(receiver, Subscription) and not any(entry.stands_for(receiver) for entry in plain):
+                _admit(signal, receiver)
                 plain.append(PlainReceiver(signal, receiver, weak=weak, died=died))
             self._changed(name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Literal
 
@@ -44,14 +45,14 @@ class ListenerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """The running account of one listener on one channel."""
+    """The running account of one listener on one channel. Several threads add to it: each sum is one step, no call."""
 
     __slots__ = ("dropped", "durations", "failed", "last_error", "offered", "seconds", "timed")
 
     def __init__(self) -> None:
         self.offered = 0  # events that reached this listener's turn, whatever became of them
         self.failed = 0
-        self.dropped: dict[str, int] = {}
+        self.dropped: defaultdict[str, int] = defaultdict(int)
         self.last_error: str | None = None
         self.timed = 0
         self.seconds = 0.0
@@ -63,32 +64,27 @@ class Tally:
         self.seconds += seconds
         self.durations.append(seconds)
 
-    def drop(self, reason: str) -> None:
-        """Enter an event that was not delivered, and why."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
     def estimated_seconds(self) -> float:
         """Return the time spent in all calls, scaled up from the timed ones."""
         called = self.offered - sum(self.dropped.values())
         return self.seconds * called / self.timed if self.timed else 0.0
 
     def add(self, other: Tally) -> None:
-        """Take over another tally of the same listener."""
+        """Add the sums of another tally of the same listener."""
         self.offered += other.offered
         self.failed += other.failed
-        for reason, count in other.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        for reason, count in other.dropped.copy().items():
+            self.dropped[reason] += count
         self.last_error = other.last_error or self.last_error
         self.timed += other.timed
         self.seconds += other.seconds
-        self.durations.extend(other.durations)
 
 
 class Account(msgspec.Struct, frozen=True):
     """One listener's tally on one channel, as its channel hands it in."""
 
     name: str
-    state: State
+    states: frozenset[State]  # of those who go by this name; empty when all are gone
     event: str
     tally: Tally
 
@@ -105,9 +101,9 @@ def _row(name: str, entries: list[Account]) -> ListenerStatistics:
     total = Tally()
     for entry in entries:
         total.add(entry.tally)
-    states = {entry.state for entry in entries}
+    states = frozenset[State]().union(*(entry.states for entry in entries))
     dropped = sum(total.dropped.values())
-    durations = sorted(total.durations)
+    durations = sorted(itertools.chain.from_iterable(tuple(entry.tally.durations) for entry in entries))
     return ListenerStatistics(
         name=name,
         lane="sync",

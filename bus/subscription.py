@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from .errors import SubscriptionError
@@ -40,7 +41,7 @@ class Subscription(Generic[E]):
         event_type: type[E],
         fn: Callable[[E], object],
         *,
-        changed: Callable[[Subscription[E]], None],
+        set_state: Callable[[Subscription[E], State], None],
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
@@ -57,31 +58,27 @@ class Subscription(Generic[E]):
         self.owner = owner
         self.state: State = "active"
         self.rank = next_rank(priority)
-        self._changed = changed
+        self.code = code_of(fn)
+        self._set_state = set_state
 
     def cancel(self) -> None:
         """End the subscription, at once, also in the middle of a dispatch; again is no error."""
-        self._become("cancelled")
+        self._set_state(self, "cancelled")
 
     def pause(self) -> None:
         """Stop delivering to it until `resume`; what is published meanwhile is not kept."""
-        self._become("paused")
+        self._set_state(self, "paused")
 
     def resume(self) -> None:
         """Deliver again, from the next event on."""
-        self._become("active")
+        self._set_state(self, "active")
 
     def gate(self) -> Callable[[E], bool] | None:
         """Return the filter that lets every `every`-th event through; None where all pass."""
         if self.every == 1:
             return None
-        turn = itertools.cycle([False] * (self.every - 1) + [True])
-        return lambda _event: next(turn)
-
-    def _become(self, state: State) -> None:
-        if self.state not in (state, "cancelled"):
-            self.state = state
-            self._changed(self)
+        counter, every = itertools.count(1), self.every
+        return lambda _event: next(counter) % every == 0
 
     def __enter__(self) -> Self:
         return self
@@ -101,26 +98,49 @@ class Subscription(Generic[E]):
 
 def name_of(fn: Callable[..., Any]) -> str:
     """Return a listener's name for people: `module:qualname`, or its type's where it has none of its own."""
-    named: Any = inspect.unwrap(fn)
+    named = _written(fn)
     if not hasattr(named, "__qualname__"):
         named = type(named)
-    return f"{named.__module__}:{named.__qualname__}"
+    return ":".join(filter(None, (named.__module__, named.__qualname__)))
+
+
+def code_of(fn: Callable[..., Any]) -> CodeType | None:
+    """Return the code that somebody wrote for a listener, which says where it is; None for what is not Python."""
+    function = _written(fn)
+    own: CodeType | None = getattr(function, "__code__", None)
+    return own or getattr(type(function).__call__, "__code__", None)
+
+
+def _written(fn: Callable[..., Any]) -> Any:
+    """Return what is inside of decorators and partials."""
+    while isinstance(fn := inspect.unwrap(fn), functools.partial):
+        fn = fn.func
+    return fn
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling `fn` gives a coroutine: also for an object with `async def __call__`, and a partial of either."""
-    while hasattr(fn, "func") and callable(fn.func):  # functools.partial, and what imitates it
+    """Whether calling `fn` runs nothing but gives a coroutine or an asynchronous generator.
+
+    Also known of an object with `async def __call__`, and of a partial of either.
+    """
+    while isinstance(fn, functools.partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    called: Any = type(fn).__call__
+    return any(inspect.iscoroutinefunction(made) or inspect.isasyncgenfunction(made) for made in (fn, called))
+
+
+def refuse_async(fn: Callable[..., Any]) -> None:
+    """Raise `SubscriptionError` for a coroutine function, of which a call in step would run nothing."""
+    if is_async(fn):
+        raise SubscriptionError(
+            f"{name_of(fn)} is a coroutine function; this version calls listeners in step: write a plain function"
+        )
 
 
 def _check(fn: object, *, priority: object, every: object, on_error: object) -> None:
     if not callable(fn):
         raise SubscriptionError(f"a listener must be callable, got {fn!r}")
-    if is_async(fn):
-        raise SubscriptionError(
-            f"{name_of(fn)} is a coroutine function; this version calls listeners in step: write a plain function"
-        )
+    refuse_async(fn)
     if isinstance(priority, bool) or not isinstance(priority, int | float) or priority != priority:  # noqa: PLR0124  NaN
         raise SubscriptionError(f"priority must be a number (lower runs first), got {priority!r}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-MAX_DEPTH = 8  # an event caused by an event caused by an event ...: deeper than this is a loop
+from .errors import Propagate, describe
 
-log = logging.getLogger("bus")
+MAX_DEPTH = 8  # an event caused by an event caused by an event ...: deeper than this is a loop
 
 Deliver = Callable[[Any, "Turn"], None]
 
@@ -17,27 +16,24 @@ Deliver = Callable[[Any, "Turn"], None]
 class Turn:
     """The state of one thread's dispatching. Only that thread touches it, so it needs no lock."""
 
-    __slots__ = ("_depth", "_errors", "_pending", "busy", "recursions", "thread", "unsettled")
+    __slots__ = ("_depth", "_errors", "_pending", "busy", "thread", "unsettled")
 
-    def __init__(self, thread: int | None = None) -> None:
-        self.thread = thread
+    def __init__(self) -> None:
+        self.thread: int | None = None
         self.busy = False
         self.unsettled = False
         """Whether `settle` has something to do: queued events, or errors to raise."""
-        self.recursions = 0  # events dropped for being caused too deep
         self._depth = 0
         self._pending: deque[tuple[Deliver, Any, int]] = deque()
         self._errors: list[BaseException] = []
 
-    def queue(self, deliver: Deliver, event: Any) -> None:
-        """Keep an event that a listener published, until the current one has been delivered."""
-        if self._depth >= MAX_DEPTH:
-            if not self.recursions:
-                log.error("%s was dropped: it was caused by %d events in a row", type(event).__name__, MAX_DEPTH)
-            self.recursions += 1
-            return
+    def queue(self, deliver: Deliver, event: Any) -> bool:
+        """Keep an event that a listener published, until the current one has been delivered; False: it is too deep."""
+        if self._depth == MAX_DEPTH:
+            return False
         self._pending.append((deliver, event, self._depth + 1))
         self.unsettled = True
+        return True
 
     def raise_later(self, error: BaseException) -> None:
         """Keep an error for the publisher, until all listeners have run."""
@@ -45,18 +41,29 @@ class Turn:
         self.unsettled = True
 
     def settle(self) -> None:
-        """Deliver what was queued, in the order of queueing, then raise the first error that was kept."""
+        """Deliver what was queued, in the order of queueing, then raise the gravest error that was kept."""
         self.busy = True
         try:
             while self._pending:
                 deliver, event, self._depth = self._pending.popleft()
                 deliver(event, self)
         finally:
-            self.busy = self.unsettled = False
+            self.busy = False
+            self.unsettled = bool(self._pending)  # an interrupt that came between two listeners left them
             self._depth = 0
-            errors, self._errors = self._errors, []
-        if errors:
-            first, *others = errors
-            for other in others:
-                first.add_note(f"and another listener raised {type(other).__name__}: {other}")
-            raise first
+        if self._errors:
+            raise self._gravest()
+
+    def _gravest(self) -> BaseException:
+        """Take the errors that were kept, and return the one that must not be missed, the others as its notes."""
+        errors, self._errors = self._errors, []
+        gravest = min(errors, key=_gravity)
+        for other in errors:
+            if other is not gravest:
+                gravest.add_note(f"and another listener raised {describe(other)}")
+        return gravest
+
+
+def _gravity(error: BaseException) -> tuple[bool, bool]:
+    """Sort what ends the process before errors, and errors before what a listener raises to steer."""
+    return isinstance(error, Exception), isinstance(error, Propagate)
