@@ -5,6 +5,8 @@ test `channel.active` before they build an event, so that an event nobody wants 
 
     if channel.active:
         channel.emit(BatchEnd(trainer, batch_idx, loss))
+
+Where listeners are likely to want one event in many (`every=`), `channel.active and channel.due()` saves the others.
 """
 
 from __future__ import annotations
@@ -49,24 +51,37 @@ class Listener(Protocol):
     def on_error(self) -> OnError:
         """Whether what it raises also goes to the publisher."""
 
+    @property
+    def every(self) -> int:
+        """It is called for every so-many-th event."""
+
     def gate(self) -> Callable[[Any], bool] | None:
-        """Return a new filter that says of each event in turn whether it is for this listener; None lets all pass."""
+        """Return a filter that says of an event whether it is for this listener; None lets all pass."""
 
 
 class Slot(Generic[E]):
     """A listener's place on one channel: what to call, and its account. `call` is swapped when it may not be called."""
 
-    __slots__ = ("_joined", "call", "counts_itself", "failures", "listener", "serving", "tally")
+    __slots__ = ("_channel", "_joined", "call", "counts_itself", "due", "failures", "listener", "serving", "tally")
 
-    def __init__(self, listener: Listener, tally: Tally) -> None:
+    def __init__(self, channel: Channel[E], listener: Listener, tally: Tally) -> None:
+        self._channel = channel
         self.listener = listener
         self.tally = tally
         self.failures = 0
-        gate = listener.gate()
+        self.due = listener.every if listener.every > 1 else 0
+        """The number of the next event that is for it, where it takes every so-many-th; counted from when it joined."""
+        gate = self._has_its_turn if listener.every > 1 else listener.gate()
         self.counts_itself = gate is not None
         self.serving: Callable[[E], object] = self._gated(gate) if gate else listener.fn
         self.call = self.serving
         self._joined: int | None = None  # the channel's count when this listener was last accounted for
+
+    def _has_its_turn(self, _event: E) -> bool:
+        if self._channel.count < self.due:
+            return False
+        self.due += self.listener.every
+        return True
 
     def _gated(self, gate: Callable[[E], bool]) -> Callable[[E], None]:
         """Let through what is for this listener; it counts and times itself, since the channel sees all events."""
@@ -86,11 +101,15 @@ class Slot(Generic[E]):
         """Account for the channel's events from the one after `count` on."""
         if self._joined is None:
             self._joined = count
+            if self.due:
+                self.due += count
 
     def leave(self, count: int, reason: str) -> None:
         """Take part no more, at once: a dispatch under way skips it, and counts the event as dropped for `reason`."""
         self.call = lambda _event: self.drop(reason)
         self.settle(count)
+        if self.due and self._joined is not None:
+            self.due -= count
         self._joined = None
 
     def drop(self, reason: str) -> None:
@@ -115,18 +134,19 @@ class Channel(Generic[E]):
     __slots__ = (
         "__weakref__",
         "_compiling",
-        "_count",
         "_failed",
         "_home",
         "_listeners",
         "_recursions",
         "_slot_of",
         "_slots",
+        "_soonest",
         "_stale",
         "_tallies",
         "_turn",
         "_untimed",
         "active",
+        "count",
         "event_type",
     )
 
@@ -145,9 +165,11 @@ class Channel(Generic[E]):
         self._home = home
         self._turn = turn
         self._failed = failed
-        # Events so far. The interpreter switches threads at calls and jumps only, so the sum is exact, and a publisher
-        # that counted an event has the listeners of that moment.
-        self._count = 0
+        self.count = 0
+        """Events so far."""
+        # The interpreter switches threads at calls and jumps only, so the sum is exact, and a publisher that counted an
+        # event has the listeners of that moment.
+        self._soonest = 0  # the number of the next event that is for anybody, or of one before it
         self._recursions = 0
         self._stale = self._compiling = False
         self._slots: tuple[Slot[E], ...] = ()
@@ -155,6 +177,19 @@ class Channel(Generic[E]):
         self._tallies: dict[str, Tally] = {}  # also of cancelled listeners: bounded by the names
         # Frequent events are timed once in 64 (the published times are estimates then), the others always.
         self._untimed = 0 if event_type.recorded is Recorded.ALWAYS else 63
+
+    def due(self) -> bool:
+        """Whether the next event is for anybody; if not, it counts as published, and need not be made.
+
+        It can only be for nobody where every listener takes every so-many-th.
+        """
+        count = self.count + 1
+        if count >= self._soonest:
+            self._soonest = min((slot.due for slot in self._slots), default=0)
+        if count < self._soonest:
+            self.count = count
+            return False
+        return True
 
     def emit(self, event: E) -> None:
         """Call the listeners in order, each whatever the others raise, and return when all have been called.
@@ -172,9 +207,9 @@ class Channel(Generic[E]):
             return
         turn.busy = True
         try:
-            count = self._count + 1
+            count = self.count + 1
             if count & self._untimed:
-                self._count = count
+                self.count = count
                 for slot in self._slots:
                     try:
                         slot.call(event)
@@ -189,7 +224,7 @@ class Channel(Generic[E]):
 
     def deliver(self, event: E, turn: Turn) -> None:
         """Call the listeners and time each; for the bus's own use, by whoever has the turn."""
-        self._count += 1
+        self.count += 1
         for slot in self._slots:
             start = perf_counter()
             try:
@@ -217,8 +252,9 @@ class Channel(Generic[E]):
         slots = tuple([before.get(listener) or self._slot(listener) for listener in listeners])
         for slot in slots:
             slot.call = slot.serving
-        self._slots, count = slots, self._count  # in one step: other threads may be publishing
+        self._slots, count = slots, self.count  # in one step: other threads may be publishing
         self.active = bool(slots)
+        self._soonest = 0
         self._slot_of = {slot.listener: slot for slot in slots}
         for slot in slots:
             slot.join(count)
@@ -232,17 +268,17 @@ class Channel(Generic[E]):
         """Return the account of each listener, past ones included, up to now."""
         states: dict[str, set[State]] = {name: set() for name in self._tallies}
         for listener, slot in self._slot_of.items():
-            slot.settle(self._count)
+            slot.settle(self.count)
             states[listener.name].add(listener.state)
         event = self.event_type.name
         return [Account(name, frozenset(found), event, self._tallies[name]) for name, found in states.items()]
 
     def _slot(self, listener: Listener) -> Slot[E]:
-        return Slot(listener, self._tallies.setdefault(listener.name, Tally()))
+        return Slot(self, listener, self._tallies.setdefault(listener.name, Tally()))
 
     def _refuse(self) -> None:
         """Drop an event that was caused by too many others, and say so once: a loop has more of them."""
-        self._count += 1
+        self.count += 1
         for slot in self._slots:
             slot.drop("recursion")
         self._recursions += 1

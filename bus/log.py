@@ -126,14 +126,16 @@ class LogWriter:
             return
         self._mutex.acquire()  # twice as fast as `with`
         try:
-            self._waiting.append(record)
-            if not self._writing:
-                self._writing = True
-                try:
-                    while self._waiting:
-                        self._append(self._waiting.popleft())
-                finally:
-                    self._writing = False
+            if self._writing:  # a signal handler or a finalizer, in the middle of another record
+                self._waiting.append(record)
+                return
+            self._writing = True
+            try:
+                self._append(record)
+                while self._waiting:
+                    self._append(self._waiting.popleft())
+            finally:
+                self._writing = False
         finally:
             self._mutex.release()
 

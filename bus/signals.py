@@ -25,6 +25,7 @@ class PlainReceiver:
     """
 
     on_error: Literal["isolate"] = "isolate"
+    every = 1
 
     def __init__(self, signal: Signal, receiver: Receiver, *, weak: bool, died: Callable[[], None]) -> None:
         self.name = name_of(receiver)

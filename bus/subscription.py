@@ -73,12 +73,8 @@ class Subscription(Generic[E]):
         """Deliver again, from the next event on."""
         self._set_state(self, "active")
 
-    def gate(self) -> Callable[[E], bool] | None:
-        """Return the filter that lets every `every`-th event through; None where all pass."""
-        if self.every == 1:
-            return None
-        counter, every = itertools.count(1), self.every
-        return lambda _event: next(counter) % every == 0
+    def gate(self) -> None:
+        """Return no filter: whatever is published is for it."""
 
     def __enter__(self) -> Self:
         return self

@@ -90,7 +90,7 @@ def session(config: Config, *, bus: EventBus | None = None, resume: str | None =
             run = RunDirectory.create(Path(config.run.dir), config.run.name, parent=parent)
         if journal is None:
             journal = stack.enter_context(_journal(config, run))
-        journal.position = lambda: (trainer.epoch, trainer.step)
+        journal.position = trainer.position
         if config.journal.enabled:
             journal.attach(trainer.bus)
             stack.enter_context(_noting_switched_hooks(trainer))
@@ -105,7 +105,7 @@ def session(config: Config, *, bus: EventBus | None = None, resume: str | None =
         trainer.checkpoints = _store(config, run)
         Checkpointing(config.checkpoint.every_epochs).register(trainer.bus)
         _describe(run, config, journal.attempt)
-        stack.enter_context(logs.bind_run(run.id, journal.position))
+        stack.enter_context(logs.bind_run(run.id, trainer.position))
         yield trainer
 
 

@@ -23,16 +23,19 @@
         when a checkpoint was asked for:
             checkpoint_save
             checkpoint_saved
+    when the latest checkpoint is older than that:
+        checkpoint_save
+        checkpoint_saved
     when it failed:
         train_failed
     train_end
 
 State comes first: when an event is announced, the trainer's counters already say so. A checkpoint may also be asked for
 within an epoch; it is then saved after the next `batch_end` that completes an optimizer step. An epoch that is stopped
-half-way has no `epoch_end`; resumed, it begins again and goes on behind the batches that were trained. `metrics_logged`
-comes whenever somebody calls `trainer.log`, `listener_failed` when a listener did, `hooks_switched` after
-`HookRegistry.disable` and `enable`, `model_export` and `model_exported` when a model is exported, which is no part of
-the loop.
+half-way has no `epoch_end`; resumed, it begins again and goes on behind the batches that were trained. A failure leads
+from wherever it happens straight to `train_failed`. `metrics_logged` comes whenever somebody calls `trainer.log`,
+`listener_failed` when a listener did, `listener_recovered` when it is served again, `hooks_switched` after
+`HookRegistry.disable` and `enable`, `model_export` and `model_exported` around an export, which is no part of the loop.
 """  # noqa: D400  the sentence and the loop are one
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from bus import Event, Live, Recorded, Scalar
+from frameworm.config import TrainerConfig
 
 
 class RunFacts(Protocol):
@@ -110,6 +114,10 @@ class TrainerHandle(RunFacts, Protocol):
     @property
     def optimizer(self) -> Any:
         """Its `torch.optim.Optimizer`."""
+
+    @property
+    def options(self) -> TrainerConfig:
+        """How it trains: the `trainer` section of the config."""
 
     @property
     def batches_per_epoch(self) -> int | None:

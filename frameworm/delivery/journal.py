@@ -168,8 +168,8 @@ class Journal:
         )
 
         def record(event: Event) -> None:
-            pending: list[ScalarCopy] = []
             record = self._envelope(name)
+            pending: list[ScalarCopy] = []
             for attribute, key in keys:
                 record[key] = plain(getattr(event, attribute), pending)
             if pending or self._pending:

@@ -89,16 +89,14 @@ class Values:
             return f"<{type(value).__qualname__}>"
 
     def _convert(self, value: Any, pending: list[ScalarCopy]) -> Any:
+        if hasattr(value, "item"):  # a tensor or an array of one number, the most frequent by far
+            return self.plain(value.item(), pending) if getattr(value, "is_cpu", True) else self._start(value, pending)
         if isinstance(value, Mapping):
             return {str(key): self.plain(item, pending) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.plain(item, pending) for item in value]
         if isinstance(value, Pending):
             return self.plain(value.copy.value(), pending)
-        if not getattr(value, "is_cpu", True):
-            return self._start(value, pending)
-        if hasattr(value, "item"):  # a tensor or an array of one number
-            return self.plain(value.item(), pending)
         return self.plain(msgspec.to_builtins(value), pending)
 
     def _start(self, scalar: Any, pending: list[ScalarCopy]) -> Pending | str:

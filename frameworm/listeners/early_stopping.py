@@ -73,8 +73,7 @@ def _validates_later(event: EpochEnd) -> bool:
     """Whether nothing was validated in this epoch because its turn has not come."""
     if any(name.startswith("val_") for name in event.metrics):
         return False
-    every = event.source.config.get("trainer", {}).get("validate_every", 1)
-    return bool((event.epoch + 1) % every)
+    return bool((event.epoch + 1) % event.source.options.validate_every)
 
 
 def _check(monitor: Any, patience: Any, mode: Any, min_delta: Any) -> None:

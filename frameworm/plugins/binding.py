@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 from bus import Event, event_types
-from bus.subscription import is_async, name_of
+from bus.subscription import code_of, is_async, name_of
 from frameworm.errors import HookError, nearest
 
 PREFIX = "on_"
@@ -49,8 +48,10 @@ def bind(fn: Callable[..., Any], event_type: type[Event]) -> Callable[[Any], obj
     positional: list[str] = []
     named: dict[str, str] = {}
     for index, parameter in enumerate(parameters):
+        in_line = len(positional) == index  # nothing before it was left to its default
         if parameter.kind is parameter.VAR_POSITIONAL:
-            positional += [fields[argument] for argument in list(fields)[index:] if argument not in taken]
+            if in_line:
+                positional += [fields[argument] for argument in list(fields)[index:] if argument not in taken]
         elif parameter.kind is parameter.VAR_KEYWORD:
             used = {*positional, *named.values()}
             named |= {argument: field for argument, field in fields.items() if field not in used}
@@ -58,9 +59,9 @@ def bind(fn: Callable[..., Any], event_type: type[Event]) -> Callable[[Any], obj
             argument = _argument_for(parameter, index, list(fields), taken)
             if argument is None and parameter.default is parameter.empty:
                 raise _unfillable(fn, event_type, parameter)
-            if argument is not None and parameter.kind is not parameter.KEYWORD_ONLY and len(positional) == index:
+            if argument is not None and parameter.kind is not parameter.KEYWORD_ONLY and in_line:
                 positional.append(fields[argument])
-            elif argument is not None:
+            elif argument is not None and parameter.kind is not parameter.POSITIONAL_ONLY:
                 named[parameter.name] = fields[argument]
     return _caller(fn, positional, named)
 
@@ -75,41 +76,20 @@ def _argument_for(parameter: inspect.Parameter, index: int, arguments: list[str]
 
 
 def _caller(fn: Callable[..., Any], positional: list[str], named: dict[str, str]) -> Callable[[Any], object]:
-    if named:
+    """Return `lambda event: fn(event.<field>, ..., <name>=event.<field>, ...)`.
 
-        def call(event: Any) -> object:
-            values = {name: getattr(event, field) for name, field in named.items()}
-            return fn(*(getattr(event, field) for field in positional), **values)
-
-    elif not positional:
-
-        def call(event: Any) -> object:  # noqa: ARG001
-            return fn()
-
-    elif len(positional) == 1:
-        get = attrgetter(*positional)
-
-        def call(event: Any) -> object:
-            return fn(get(event))
-
-    else:
-        get = attrgetter(*positional)
-
-        def call(event: Any) -> object:
-            return fn(*get(event))
-
+    It is compiled from text, as `namedtuple` is: hooks run in every training step, whose own work leaves the caches
+    cold, and there what is not called costs least. The words are identifiers, of an event type and of parameters.
+    """
+    arguments = [f"event.{field}" for field in positional] + [f"{name}=event.{field}" for name, field in named.items()]
+    call: Callable[[Any], object] = eval(f"lambda event: fn({', '.join(arguments)})", {"fn": fn})  # noqa: S307  see above
     call.__wrapped__ = fn  # type: ignore[attr-defined]  # as functools.wraps does: names and places are the hook's own
     return call
 
 
 def place_of(fn: Callable[..., Any]) -> str:
     """Return `file:line` of where a hook is defined, or what is known of it."""
-    function: Any = inspect.unwrap(fn)
-    while hasattr(function, "func"):  # functools.partial
-        function = function.func
-    if not hasattr(function, "__code__"):  # an object with `__call__`
-        function = type(function).__call__
-    code = getattr(function, "__code__", None)
+    code = code_of(fn)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
 
 

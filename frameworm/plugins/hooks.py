@@ -48,7 +48,6 @@ class HookRegistry:
                 where=place_of(hook),
                 hint='@HookRegistry.on("on_epoch_end")',
             )
-        event_of(hook)
 
         def register(fn: F) -> F:
             cls._subscribe(default_bus, hook, fn, priority=priority, every=every, ranks=ranks)
@@ -144,36 +143,44 @@ class CallbackHook:
     def register(
         self, bus: EventBus | None = None, *, priority: float = 50, ranks: Ranks = "all", name: str | None = None
     ) -> Self:
-        """Register the callback's hooks on the default bus, or on `bus`; when it is registered, nothing changes.
+        """Register the callback's hooks on the default bus, or on `bus`; where it is registered, nothing changes.
 
         Raises `HookError` for a method `on_...` that is no hook, or whose parameters do not fit; nothing is
         registered then. In a `with`, the callback is unregistered at its end.
         """
-        if self._registered():
-            return self
         bus = bus or default_bus
+        if any(entry.owner is self for entry in bus.subscriptions()):
+            return self
         name = _free_name(bus, name or name_of(type(self)))
+        made: list[Subscription[Any]] = []
         try:
-            for hook in [method for method in dir(type(self)) if method.startswith(PREFIX)]:
-                fn = getattr(self, hook)
-                HookRegistry._subscribe(bus, hook, fn, priority=priority, ranks=ranks, name=name, owner=self)
+            for hook, fn in self._hooks():
+                made.append(
+                    HookRegistry._subscribe(bus, hook, fn, priority=priority, ranks=ranks, name=name, owner=self)
+                )
         except BaseException:
-            self.unregister()
+            for subscription in made:
+                subscription.cancel()
             raise
         return self
 
     def unregister(self) -> None:
-        """Undo `register`; not registered is no error."""
+        """Undo `register`, wherever it was; not registered is no error."""
         for subscription in self._registered():
             subscription.cancel()
 
     def __enter__(self) -> Self:
-        return self.register()
+        return self if self._registered() else self.register()
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self.unregister()
+
+    def _hooks(self) -> list[tuple[str, Callable[..., Any]]]:
+        """Return the methods that are named like hooks; `on_epoch_end = None` takes an inherited one out."""
+        members = [(name, getattr(self, name)) for name in dir(type(self)) if name.startswith(PREFIX)]
+        return [(name, member) for name, member in members if callable(member)]
 
     def _registered(self) -> list[Subscription[Any]]:
         return [entry for entry in HookRegistry._alive() if entry.owner is self]

@@ -51,13 +51,16 @@ class Feed:
         return batches if self._device.type == "cpu" else map(partial(move, device=self._device), batches)
 
 
+_ONE_SHOT = ("builtins", "itertools")  # whose iterators are used up for good; others' may start over
+
+
 def _require_batches(data: Any, epochs: int) -> None:
-    if isinstance(data, Iterator) and epochs > 1:
-        got = f"a {type(data).__name__}, which is used up after one of {epochs} epochs"
+    if epochs > 1 and isinstance(data, Iterator) and type(data).__module__ in _ONE_SHOT:
+        got = f"{type(data).__name__}, which is used up after one of {epochs} epochs"
     elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         got = f"{type(data).__name__}, a dataset: it gives single samples"
     elif not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        got = f"a {type(data).__name__}"
+        got = type(data).__name__
     else:
         return
     raise DataError(

@@ -12,6 +12,7 @@ from frameworm.errors import DataError, NonFiniteError
 from frameworm.events import EpochBegin, EpochEnd, TrainerHandle, ValidationEnd
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
+from frameworm.training.means import number
 from frameworm.training.progress import Progress, Request, Requests
 from frameworm.training.saving import Saving
 from frameworm.training.seeding import restore_rng, rng_state
@@ -74,9 +75,8 @@ class Loop:
     def _epoch(self, resumed: Mapping[str, Any] | None) -> Request | None:
         progress = self._progress
         waiting = self._requests.waiting
-        for micro_batch in self._begin_epoch(resumed):
-            self._step(micro_batch)
-            if waiting and micro_batch[-1] and (ended := self._serve()):
+        for _ in self._step.train(self._begin_epoch(resumed)):
+            if waiting and (ended := self._serve()):
                 return ended
         metrics = self._end_of_training()
         if self._evaluation is not None and self._validates():
@@ -169,7 +169,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in metrics.items():
         try:
-            found[name] = float(value)
-        except (TypeError, ValueError):
+            found[name] = number(value)
+        except (TypeError, ValueError, RuntimeError):
             log.warning("the metric %r is no number and was left out: %r", name, value)
     return found

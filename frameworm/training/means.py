@@ -49,7 +49,7 @@ class HostMeans:
         self._loss += value * weight
         self._samples += weight
         for name, other in others.items():
-            value = float(other)
+            value = number(other)
             self._sums[name] = self._sums.get(name, 0.0) + value * weight
             self._weights[name] = self._weights.get(name, 0) + weight
 
@@ -118,6 +118,11 @@ class DeviceMeans:
             name: torch.tensor(total, dtype=self._dtype, device=self._device) for name, total in state["sums"].items()
         }
         self._weights = dict(state["weights"])
+
+
+def number(value: Any) -> float:
+    """Return a number, or the one in a tensor, as a float; waits for the tensor's device."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def means_on(device: torch.device, look_every: int) -> Means:

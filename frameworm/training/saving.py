@@ -53,14 +53,13 @@ class Saving:
         return root.resolve(), self._progress.state_dict()
 
     def save(self, moment: Callable[[], Mapping[str, Any]], *, metrics: Mapping[str, float], reason: str) -> None:
-        """Write a checkpoint of this moment, which is between two optimizer steps.
+        """Write a checkpoint of this moment, which `is_due` and between two optimizer steps.
 
         `moment` gives the loop's own state, after the listeners of `checkpoint_save` were called; `metrics` are those
         of these very weights. Publishes `checkpoint_save` before and `checkpoint_saved` after. Raises
         `CheckpointError`.
         """
-        if self.store is None:
-            return
+        assert self.store is not None
         path = str(self.store.path_for(self._progress.step))
         self._bus.publish(CheckpointSave(self._source, path))
         self.store.save(
@@ -92,12 +91,13 @@ class Saving:
         directory = find_checkpoint(path)
         state = load(directory, self._model, model_name=self._source.model_name)
         optimizer = type(self._optimizer).__name__
-        if state["optimizer_type"] != optimizer:  # torch itself would take it, and fail in the first step
+        saved = state.get("optimizer_type", optimizer)
+        if saved != optimizer:  # torch itself would take it, and fail in the first step
             raise CheckpointError(
                 "the checkpoint is of another optimizer",
                 where=str(path),
                 expected=optimizer,
-                got=state["optimizer_type"],
+                got=saved,
                 hint="the optimizer section of that run's config.yaml",
             )
         try:

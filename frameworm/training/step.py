@@ -67,7 +67,7 @@ def _miscounted(total: int, how: str) -> DataError:
 
 
 class Step:
-    """Trains a model on one micro-batch at a time.
+    """Trains a model on an epoch's micro-batches.
 
     `clip_norm` is the largest total 2-norm of the gradients (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063).
     A `schedule` moves after each optimizer step or at the end of each epoch.
@@ -122,32 +122,42 @@ class Step:
         """The learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def __call__(self, micro_batch: MicroBatch) -> None:
-        """Train on a batch that is on its device; raises `NonFiniteError` before such a loss touches a weight."""
-        batch_idx, batch, window, opens, closes = micro_batch
-        if self._batch_begin.active:
-            self._batch_begin.emit(BatchBegin(self._source, batch_idx, batch))
-        if opens:
-            self._optimizer.zero_grad()  # not later: the forward pass takes over the memory, while it is in the caches
-        outputs = self._loss_function(batch)
-        loss = outputs["loss"]
-        self.means.add(loss, scalars(outputs) if len(outputs) > 1 else {}, size_of(batch))
-        if not self.means.finite:
-            raise NonFiniteError(loss.item(), epoch=self._progress.epoch, step=self._progress.step)
-        part = loss / window if window > 1 else loss
-        if self._backward_begin.active:
-            self._backward_begin.emit(BackwardBegin(self._source, part))
-        try:
-            part.backward()
-        except RuntimeError:
-            self._loss_function.require_graph(loss)  # if that is why, in words that help
-            raise
-        if self._backward_end.active:
-            self._backward_end.emit(BackwardEnd(self._source))
-        if closes:
-            self._update(batch_idx)
-        if self._batch_end.active:
-            self._batch_end.emit(BatchEnd(self._source, batch_idx, loss.detach()))
+    def train(self, micro_batches: Iterable[MicroBatch]) -> Iterator[None]:  # noqa: C901  a step is read in one piece
+        """Train on batches that are on their device, and give control back after each optimizer step.
+
+        Between two batches nothing else is half done. Raises `NonFiniteError` before such a loss touches a weight.
+        """
+        # The step leaves the caches cold, and each look into an object costs several times what it costs otherwise:
+        # what every step needs is looked up here.
+        source, means, optimizer, loss_function = self._source, self.means, self._optimizer, self._loss_function
+        batch_begin, batch_end = self._batch_begin, self._batch_end
+        backward_begin, backward_end = self._backward_begin, self._backward_end
+        for batch_idx, batch, window, opens, closes in micro_batches:
+            if batch_begin.active:
+                batch_begin.emit(BatchBegin(source, batch_idx, batch))
+            if opens:
+                optimizer.zero_grad()  # not later: the forward pass takes over the memory, while it is in the caches
+            outputs = loss_function(batch)
+            loss = outputs["loss"]
+            means.add(loss, scalars(outputs) if len(outputs) > 1 else {}, size_of(batch))
+            if not means.finite:
+                raise NonFiniteError(loss.item(), epoch=self._progress.epoch, step=self._progress.step)
+            part = loss / window if window > 1 else loss
+            if backward_begin.active:
+                backward_begin.emit(BackwardBegin(source, part))
+            try:
+                part.backward()
+            except RuntimeError:
+                loss_function.require_graph(loss)  # if that is why, in words that help
+                raise
+            if backward_end.active:
+                backward_end.emit(BackwardEnd(source))
+            if closes:
+                self._update(batch_idx)
+            if batch_end.active and batch_end.due():
+                batch_end.emit(BatchEnd(source, batch_idx, loss.detach()))
+            if closes:
+                yield
 
     def _update(self, batch_idx: int) -> None:
         norm = None if self._clip_norm is None else nn.utils.clip_grad_norm_(self._trained(), self._clip_norm)

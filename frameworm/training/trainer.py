@@ -35,7 +35,7 @@ from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
-from frameworm.training.means import means_on
+from frameworm.training.means import means_on, number
 from frameworm.training.optimizers import build_optimizer
 from frameworm.training.precision import Precision
 from frameworm.training.progress import Progress, Request, Requests
@@ -270,6 +270,11 @@ class Trainer:
     def checkpoints(self, store: CheckpointStore | None) -> None:
         self._saving.store = store
 
+    def position(self) -> tuple[int, int]:
+        """Return the epoch and the step, in one look: the record of every event has them."""
+        progress = self._progress
+        return progress.epoch, progress.step
+
     @property
     def batches_per_epoch(self) -> int | None:
         """How many batches an epoch has, where the data can tell."""
@@ -293,7 +298,7 @@ class Trainer:
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Publish metrics of one's own (numbers or 0-dim tensors, which are read now) as `metrics_logged`."""
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: number(value) for name, value in metrics.items()}
         self.metrics |= values
         self.bus.publish(MetricsLogged(self, values))
 

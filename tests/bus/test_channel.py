@@ -535,6 +535,7 @@ class Fake:
 
     on_error: OnError = "isolate"
     code: types.CodeType | None = None
+    every = 1
 
     def __init__(self, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.name = name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bus import EventBus
+from frameworm.config import TrainerConfig
 from frameworm.events import (
     BatchBegin,
     BatchEnd,
@@ -27,6 +28,7 @@ class FakeTrainer:
     epochs: int = 3
     batches_per_epoch: int | None = 4
     config: Mapping[str, Any] = field(default_factory=dict)
+    options: TrainerConfig = field(default_factory=TrainerConfig)
     run_id: str = "digits-1"
     name: str = "digits"
     run_dir: Path | None = Path("runs/digits-1")

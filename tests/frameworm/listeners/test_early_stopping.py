@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from frameworm.config import TrainerConfig
 from frameworm.errors import UnknownNameError, UserError
 from frameworm.events import EpochEnd
 from frameworm.listeners.early_stopping import EarlyStopping
@@ -85,7 +86,7 @@ def test_an_unknown_metric_ends_the_training() -> None:
 
 def test_epochs_without_validation_do_not_count() -> None:
     """With validation every second epoch the others are passed over; where it should have been, the error comes."""
-    trainer = FakeTrainer(config={"trainer": {"validate_every": 2}})
+    trainer = FakeTrainer(options=TrainerConfig(validate_every=2))
     EarlyStopping(patience=1).register(trainer.bus)
     trainer.end_epoch(0, loss=1.0)
     trainer.end_epoch(1, loss=1.0, val_loss=1.0)
