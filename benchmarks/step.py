@@ -1,0 +1,119 @@
+"""What a training step costs in the trainer, against a bare PyTorch loop with the same optimizer.
+
+The step is small (a 64-64-10 perceptron, batches of 32, one thread: a fraction of a millisecond), so that what is not
+PyTorch's own work shows. Journals are written to a temporary folder on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch.nn import functional
+
+from benchmarks.paired import PAIRS, Pair, Ratio, measure, summarize
+from benchmarks.stepping import Batch, Classifier, Stepping, adamw, one_core
+from bus import EventBus
+from frameworm.config import TrainerConfig
+from frameworm.delivery.journal import Journal
+from frameworm.plugins.hooks import CallbackHook
+from frameworm.training.trainer import Trainer
+
+LIVES = 15  # how often a comparison's loops are made anew
+
+
+class FiveHooks(CallbackHook):
+    """One of the document's hooks on each of the five events of a batch and its gradients, doing nothing."""
+
+    def on_batch_begin(self, trainer: Any, batch_idx: int, batch: Any) -> None:
+        """Before the batch."""
+
+    def on_batch_end(self, trainer: Any, batch_idx: int, loss: Any) -> None:
+        """After the batch."""
+
+    def on_backward_begin(self, trainer: Any, loss: Any) -> None:
+        """Before the backward pass."""
+
+    def on_backward_end(self, trainer: Any) -> None:
+        """After the backward pass."""
+
+    def on_optimizer_step(self, trainer: Any) -> None:
+        """Before the optimizer's step."""
+
+
+def fit_bare(batches: Iterator[Batch], *, fused: bool = False) -> None:
+    """Train as one does without a framework, and look at nothing."""
+    model = Classifier()
+    optimizer = adamw(model, fused=fused)
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        optimizer.step()
+
+
+def fit_trainer(
+    batches: Iterator[Batch], *, fused: bool = False, hooks: bool = False, record_every: int | None = None
+) -> None:
+    """Train with the trainer: with hooks on five events, with a journal that records every so many-th batch."""
+    bus = EventBus()
+    model = Classifier()
+    options = TrainerConfig(epochs=1, device="cpu")
+    trainer = Trainer(model, batches, optimizer=adamw(model, fused=fused), bus=bus, options=options)
+    with ExitStack() as stack:
+        if hooks:
+            stack.callback(FiveHooks().register(bus).unregister)
+        if record_every is not None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            journal = Journal(folder, run="benchmark", position=trainer.position, log_every=record_every)
+            stack.enter_context(journal).attach(bus)
+        trainer.fit()
+
+
+def versus(
+    a: Callable[[Iterator[Batch]], object], b: Callable[[Iterator[Batch]], object], *, pairs: int = PAIRS
+) -> Ratio:
+    """Measure one loop against another, block by block.
+
+    Both are made anew every few pairs, now one first, now the other: where in memory a model happens to lie changes
+    its speed by a hundredth or two, for as long as it lives.
+    """
+    measured: list[Pair] = []
+    with one_core():
+        for life in range(LIVES):
+            first, second = Stepping(a), Stepping(b)
+            with ExitStack() as running:
+                for loop in (first, second) if life % 2 else (second, first):
+                    running.enter_context(loop)
+                    loop()
+                measured += measure(first, second, pairs=pairs // LIVES, seed=life)
+    return summarize(measured)
+
+
+def bare_against_itself() -> Ratio:
+    """Measure the noise of the comparisons below."""
+    return versus(fit_bare, fit_bare)
+
+
+def plain_against_bare() -> Ratio:
+    """Measure the trainer, nobody listening and nothing recorded."""
+    return versus(fit_trainer, fit_bare)
+
+
+def fused_against_bare() -> Ratio:
+    """Measure the same with the fused optimizer, which leaves two thirds of the step to hide behind."""
+    return versus(partial(fit_trainer, fused=True), partial(fit_bare, fused=True))
+
+
+def hooks_against_bare() -> Ratio:
+    """Measure the trainer with a hook on each of the five events of a batch."""
+    return versus(partial(fit_trainer, hooks=True), fit_bare)
+
+
+def journal_against_none(record_every: int) -> Ratio:
+    """Measure the trainer with a journal against the trainer without."""
+    return versus(partial(fit_trainer, record_every=record_every), fit_trainer)

@@ -1,0 +1,63 @@
+"""Writes the parts of `reference.md` that the program knows best: its commands, its events and its config's keys.
+
+Run it as `python -m docs.generate`; a test compares the page with what it would write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from frameworm.config.expectations import expectation
+from frameworm.config.schema import DEFAULTS, SECTIONS, keys_of
+
+PAGE = Path(__file__).parent / "reference.md"
+COMMANDS = ("", "init", "train", "runs list", "runs show", "runs prune", "events list", "events schema")
+
+
+def run(*arguments: str) -> str:
+    """Return what `frameworm` prints, as on a terminal of 80 columns."""
+    command = [str(Path(sys.executable).with_name("frameworm")), *arguments]
+    environment = os.environ | {"COLUMNS": "80"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def commands() -> Iterator[str]:
+    """Every command's help."""
+    for command in COMMANDS:
+        yield f"### {f'frameworm {command}'.strip()}\n\n```text\n{run(*command.split(), '--help')}```\n"
+
+
+def events() -> Iterator[str]:
+    """Every event with its hook."""
+    yield "| event | hook | recorded | when |\n|---|---|---|---|"
+    for event in json.loads(run("events", "list", "--json")):
+        yield f"| `{event['event']}` | `{event['hook']}` | {event['recorded']} | {event['about']} |"
+
+
+def keys() -> Iterator[str]:
+    """Every key of the config that is not a dataset's, a model's or another part's own."""
+    yield "| key | default | what it may be |\n|---|---|---|"
+    for section, kind in SECTIONS.items():
+        for name, key in keys_of(kind).items():
+            defaults = DEFAULTS[section] or {}
+            default = f"`{json.dumps(defaults[name])}`" if name in defaults else "required" if section == "data" else ""
+            yield f"| `{section}.{name}` | {default} | {expectation(key.type)} |"
+
+
+def page(text: str) -> str:
+    """Return the page with what stands between the marks written anew."""
+    for name, part in (("commands", commands), ("events", events), ("keys", keys)):
+        body = "\n".join(part()).strip()
+        mark = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = mark.sub(lambda found, body=body: f"{found[1]}\n{body}\n\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

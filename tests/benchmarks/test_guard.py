@@ -1,0 +1,71 @@
+"""The guard passes what keeps its bar, allows for noise and no more, and fails what misses three times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.guard import MOST_NOISE, Row, judge, report, rows
+from benchmarks.paired import Ratio
+
+
+def ratio(median: float, spread: float = 0.0) -> Ratio:
+    """Return a measurement."""
+    return Ratio(median, median - spread, median + spread, median, 1.0)
+
+
+def row(*medians: float, bar: float = 1.0, noise: float = 0.0) -> Row:
+    """Return a promise whose measurements come out like this, one after the other."""
+    measured: Iterator[float] = iter(medians)
+    return Row("this", "that", bar, lambda: ratio(next(measured)), lambda: ratio(1.0, noise))
+
+
+def test_what_keeps_its_bar_passes_at_once() -> None:
+    """One measurement is enough, the bar itself included."""
+    assert judge(row(1.0)).passed
+    assert judge(row(1.0)).tries == 1
+
+
+def test_noise_is_allowed_for() -> None:
+    """What the baseline against itself cannot tell apart does not fail a row; more than that does."""
+    assert judge(row(1.01, noise=0.015)).passed
+    assert not judge(row(1.016, 1.016, 1.016, noise=0.015)).passed
+
+
+def test_a_noisy_machine_excuses_little() -> None:
+    """The allowance has an end."""
+    verdict = judge(row(1.03, 1.03, 1.03, noise=0.5))
+    assert verdict.allowed == 1 + MOST_NOISE
+    assert not verdict.passed
+
+
+def test_a_miss_is_measured_again() -> None:
+    """Only missing three times is a failure."""
+    once = judge(row(2.0, 2.0, 0.9))
+    assert (once.passed, once.tries, once.ratio.median) == (True, 3, 0.9)
+    always = judge(row(2.0, 3.0, 4.0, 0.1))
+    assert (always.passed, always.tries, always.ratio.median) == (False, 3, 4.0)
+
+
+def test_the_table_says_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per row with the measurement, the bar, the margin and the verdict; the whole passes when all do."""
+    assert report([judge(row(0.5))])
+    assert not report([judge(row(0.5)), judge(row(2.0, 2.0, 2.0))])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["tries", "PASS", "tries", "PASS", "FAIL"]
+    assert lines[1].split() == ["this", "that", "0.500", "0.000", "1.00", "0.0%", "50.0%", "1", "PASS"]
+
+
+def test_every_promise_is_guarded() -> None:
+    """The rows and bars are those that the project promises."""
+    assert [(row.what, row.bar) for row in rows()] == [
+        ("emit, no typed listeners", 0.15),
+        ("emit, 1 typed listener", 0.20),
+        ("emit, 10 typed listeners", 0.12),
+        ("step, no listeners, journal off", 1.04),
+        ("step, five document hooks", 1.07),
+        ("step, journal, log_every=10", 1.03),
+        ("step, journal, a record per step", 1.10),
+        ("frameworm --help", 3.0),
+    ]
