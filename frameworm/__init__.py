@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from frameworm.config import Config, TrainerConfig
     from frameworm.errors import FramewormError, StopTraining, UserError
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
-    from frameworm.training.trainer import RunInfo, Trainer, TrainResult
+    from frameworm.training.run import RunInfo, TrainResult
+    from frameworm.training.trainer import Trainer
 
 _HOMES = {
     "CallbackHook": "frameworm.plugins.hooks",
     "Config": "frameworm.config",
     "FramewormError": "frameworm.errors",
     "HookRegistry": "frameworm.plugins.hooks",
-    "RunInfo": "frameworm.training.trainer",
+    "RunInfo": "frameworm.training.run",
     "StopTraining": "frameworm.errors",
-    "TrainResult": "frameworm.training.trainer",
+    "TrainResult": "frameworm.training.run",
     "Trainer": "frameworm.training.trainer",
     "TrainerConfig": "frameworm.config",
     "UserError": "frameworm.errors",

@@ -16,6 +16,7 @@ from bus import EventBus, default_bus
 from frameworm import config as configs
 from frameworm import logs, runs
 from frameworm.config import Config, Section
+from frameworm.config.secrets import redact_word
 from frameworm.core import create, get_callback, get_dataset, get_model
 from frameworm.data import Loaders, as_splits, loaders
 from frameworm.delivery.journal import Journal
@@ -27,8 +28,9 @@ from frameworm.plugins.hooks import HookRegistry
 from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import CheckpointStore, load
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
+from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import deterministic, seed_everything
-from frameworm.training.trainer import RunInfo, Trainer, TrainResult
+from frameworm.training.trainer import Trainer
 
 log = logging.getLogger("frameworm")
 
@@ -52,6 +54,13 @@ def train(
     `overrides` are texts like `trainer.epochs=3`; `resume` is as in `session`; `strict` ends the run when a listener
     fails. Raises `UserError` before anything is written, and what makes the training fail.
     """
+    if isinstance(config, Config) and overrides:
+        raise UserError(
+            "overrides change what a file says, and this config is made already",
+            expected="the config's path with them, or a Config alone",
+            got=f"a Config and {', '.join(map(redact_word, overrides))}",
+            hint="frameworm.config.load(path, overrides)",
+        )
     checked = config if isinstance(config, Config) else configs.load(Path(config), overrides)
     with session(checked, bus=EventBus(default_bus, strict=strict), resume=resume) as trainer:
         return trainer.fit()

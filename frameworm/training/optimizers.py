@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from frameworm.config import Named
 from frameworm.core import create, registries
 from frameworm.errors import UnknownNameError, UserError
 
@@ -19,6 +20,24 @@ _OPTIMIZERS = {
     for name, value in vars(torch.optim).items()
     if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
 }
+
+
+def optimizer_for(model: nn.Module, given: Optimizer | Named | str) -> Optimizer:
+    """The optimizer that a trainer is given for `model`: as it is, or by its name, alone or with options.
+
+    Raises UserError when it is over the parameters of something else, and what `build_optimizer` raises.
+    """
+    if not isinstance(given, Optimizer):
+        named = given if isinstance(given, Named) else Named(given)
+        return build_optimizer(named.name, model, named.options, where="optimizer.name")
+    own = set(map(id, model.parameters()))
+    if own.isdisjoint(id(parameter) for group in given.param_groups for parameter in group["params"]):
+        raise UserError(
+            "the optimizer would not train the model",
+            expected=f"an optimizer over parameters of this {type(model).__name__}",
+            got=f"{type(given).__name__} over others",
+        )
+    return given
 
 
 def build_optimizer(name: str, model: nn.Module, options: Mapping[str, Any], *, where: str | None = None) -> Optimizer:

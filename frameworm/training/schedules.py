@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from frameworm.config import Named
 from frameworm.core import create
 from frameworm.errors import UnknownNameError, UserError
 from frameworm.training.optimizers import look_up, require_numbers
@@ -31,6 +32,42 @@ class Schedule(NamedTuple):
 
     scheduler: LRScheduler
     interval: Literal["step", "epoch"]
+
+
+def schedule_for(
+    optimizer: Optimizer,
+    given: Schedule | LRScheduler | Named | str | None,
+    *,
+    steps_per_epoch: int | None,
+    epochs: int,
+) -> Schedule | None:
+    """The schedule that a trainer is given for `optimizer`: as it is, or by its name, alone or with options.
+
+    A bare torch scheduler moves with the steps, one that waits for a plateau with the epochs. Raises UserError when it
+    schedules another optimizer, and what `build_scheduler` raises.
+    """
+    if given is None:
+        return None
+    if isinstance(given, LRScheduler):
+        given = Schedule(given, "epoch" if isinstance(given, ReduceLROnPlateau) else "step")
+    if not isinstance(given, Schedule):
+        named = given if isinstance(given, Named) else Named(given)
+        total = None if steps_per_epoch is None else steps_per_epoch * epochs
+        return build_scheduler(
+            named.name,
+            optimizer,
+            named.options,
+            total_steps=total,
+            steps_per_epoch=steps_per_epoch,
+            where="scheduler.name",
+        )
+    if given.scheduler.optimizer is not optimizer:
+        raise UserError(
+            "the scheduler schedules another optimizer",
+            expected="one made with the optimizer that the trainer is given",
+            got=f"{type(given.scheduler).__name__} of another {type(given.scheduler.optimizer).__name__}",
+        )
+    return given
 
 
 def build_scheduler(

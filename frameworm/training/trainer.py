@@ -6,14 +6,12 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from bus import EventBus, ListenerFailure, Propagate, default_bus
 from frameworm.config import Named, TrainerConfig
@@ -36,40 +34,14 @@ from frameworm.training.feed import Feed
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
 from frameworm.training.means import means_on, number
-from frameworm.training.optimizers import build_optimizer
+from frameworm.training.optimizers import optimizer_for
 from frameworm.training.precision import Precision
 from frameworm.training.progress import Progress, Request, Requests
+from frameworm.training.run import RunInfo, Status, TrainResult
 from frameworm.training.saving import Saving
-from frameworm.training.schedules import Schedule, build_scheduler
+from frameworm.training.schedules import Schedule, schedule_for
 from frameworm.training.seeding import deterministic, isolated_rng
 from frameworm.training.step import Step
-
-Status = Literal["ready", "running", "finished", "stopped", "failed", "interrupted"]
-
-
-class RunInfo(msgspec.Struct, frozen=True):
-    """What a run is called and where it is kept; a trainer without one trains and leaves nothing behind.
-
-    `config` is the resolved configuration with its secrets redacted: whoever listens may read it.
-    """
-
-    id: str = ""
-    name: str = "run"
-    directory: Path | None = None
-    attempt: int = 1
-    model: str | None = None
-    config: Mapping[str, Any] = MappingProxyType({})
-
-
-class TrainResult(msgspec.Struct, frozen=True):
-    """How a run ended: its status and the reason, its latest metrics, how far it came and where it is kept."""
-
-    status: Status
-    reason: str | None
-    metrics: Mapping[str, float]
-    epochs: int
-    steps: int
-    directory: Path | None
 
 
 class Trainer:
@@ -119,8 +91,8 @@ class Trainer:
         self._signal: signal.Signals | None = None
         self._resumed: tuple[str, dict[str, Any]] | None = None
         self._feed = Feed(train_data, self.device, epochs=self.epochs)
-        self.optimizer = self._optimizer_of(optimizer)
-        schedule = self._schedule_of(scheduler)
+        self.optimizer = optimizer_for(model, optimizer)
+        schedule = schedule_for(self.optimizer, scheduler, steps_per_epoch=self.steps_per_epoch, epochs=self.epochs)
         precision = Precision(self.options.precision, self.device)
         self._loss_function = loss_function = LossFunction(model, self.model_name, precision.wrap)
         step = Step(
@@ -175,43 +147,6 @@ class Trainer:
             requests=self._requests,
             metrics=self.metrics,
             options=self.options,
-        )
-
-    def _optimizer_of(self, given: Optimizer | Named | str) -> Optimizer:
-        if isinstance(given, Optimizer):
-            own = set(map(id, self.model.parameters()))
-            if own.isdisjoint(id(parameter) for group in given.param_groups for parameter in group["params"]):
-                raise UserError(
-                    "the optimizer would not train the model",
-                    expected=f"an optimizer over parameters of this {type(self.model).__name__}",
-                    got=f"{type(given).__name__} over others",
-                )
-            return given
-        named = given if isinstance(given, Named) else Named(given)
-        return build_optimizer(named.name, self.model, named.options, where="optimizer.name")
-
-    def _schedule_of(self, given: Schedule | LRScheduler | Named | str | None) -> Schedule | None:
-        if given is None:
-            return None
-        if isinstance(given, LRScheduler):
-            given = Schedule(given, "epoch" if isinstance(given, ReduceLROnPlateau) else "step")
-        if isinstance(given, Schedule):
-            if given.scheduler.optimizer is not self.optimizer:
-                raise UserError(
-                    "the scheduler schedules another optimizer",
-                    expected="one made with the optimizer that the trainer is given",
-                    got=f"{type(given.scheduler).__name__} of another {type(given.scheduler.optimizer).__name__}",
-                )
-            return given
-        named = given if isinstance(given, Named) else Named(given)
-        steps = self.steps_per_epoch
-        return build_scheduler(
-            named.name,
-            self.optimizer,
-            named.options,
-            total_steps=None if steps is None else steps * self.epochs,
-            steps_per_epoch=steps,
-            where="scheduler.name",
         )
 
     # Facts

@@ -259,13 +259,14 @@ def test_what_listeners_draw_is_drawn_again(tmp_path: Path) -> None:
     assert_same(joined(before, train(second)), whole)
 
 
-def test_a_finished_run_has_nothing_left_to_train(tmp_path: Path) -> None:
+def test_a_finished_run_has_nothing_left_to_train(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Resumed, it ends at once, says so, and saves nothing again."""
     store = CheckpointStore(tmp_path, monitor=None)
     whole = train(make(own, 7, store))
     saved = store.list()
     trainer = make(own, 99, store)
     trainer.resume(tmp_path)
+    assert f"nothing is left to train: {tmp_path} has {EPOCHS} of {EPOCHS} epochs" in caplog.text
     with record(trainer.bus) as events:
         result = trainer.fit()
     assert [event.name for event in events] == ["train_begin", "checkpoint_load", "train_resumed", "train_end"]

@@ -16,7 +16,7 @@ from frameworm.events import BatchEnd, CheckpointSave, CheckpointSaved, EpochEnd
 from frameworm.listeners.early_stopping import EarlyStopping
 from frameworm.plugins.hooks import CallbackHook, HookRegistry
 from frameworm.training.checkpoint import CheckpointStore
-from frameworm.training.trainer import RunInfo
+from frameworm.training.run import RunInfo
 from tests.frameworm.training.toys import Scripted, a_perceptron, a_trainer, some_batches, weights
 
 
