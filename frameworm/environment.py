@@ -14,10 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from frameworm.config.secrets import REDACTED, looks_secret, redact_text
+from frameworm.config.secrets import REDACTED, looks_secret, redact_word
 
 _PATIENCE = 5.0  # seconds for git, which may have to look at a large working tree
-_NESTED = re.compile(r"""(?P<key>[\w-]+)(?P<colon>["']?\s*:\s*)(?:"[^"]*"|'[^']*'|[^\s,{}\[\]]+)""")
 
 
 class Git(msgspec.Struct, frozen=True):
@@ -77,7 +76,7 @@ def redact_command(command: Iterable[str]) -> list[str]:
     words: list[str] = []
     for word in command:
         hidden = bool(words) and words[-1].startswith("-") and "=" not in words[-1] and looks_secret(words[-1])
-        words.append(REDACTED if hidden else _redact_word(word))
+        words.append(REDACTED if hidden else redact_word(word))
     return words
 
 
@@ -101,18 +100,6 @@ def git_state(directory: Path) -> Git | None:
         branch=None if branch == "(detached)" else branch,
         dirty=any(not line.startswith("#") for line in lines),
     )
-
-
-def _redact_word(word: str) -> str:
-    key, equals, value = word.partition("=")
-    if equals:
-        # An option may hold an assignment: --set=tracker.api_key=...
-        return f"{key}={REDACTED if looks_secret(key.rpartition('.')[2]) else _redact_word(value)}"
-    return redact_text(_NESTED.sub(_hide, word))
-
-
-def _hide(match: re.Match[str]) -> str:
-    return f"{match['key']}{match['colon']}{REDACTED}" if looks_secret(match["key"]) else match[0]
 
 
 def _packages() -> dict[str, str]:

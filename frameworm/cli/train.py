@@ -10,10 +10,9 @@ import click
 
 from bus import EventBus, default_bus
 from frameworm import app, config, logs
-from frameworm.cli import INTERRUPTED
-from frameworm.cli.failure import exit_code
 from frameworm.cli.project import root_having
 from frameworm.cli.view import JsonView, TextView, View
+from frameworm.errors import FramewormError, UserError
 from frameworm.listeners.summary import Summary
 from frameworm.runs import RunDirectory
 from frameworm.training.trainer import Trainer
@@ -71,26 +70,24 @@ def train(
             raise
         except Exception as error:
             view.failure(error)
-            ctx.exit(exit_code(error))
+            ctx.exit(UserError.exit_code if isinstance(error, FramewormError) else 1)  # no run broke: the input did
 
 
 def _fit(trainer: Trainer, view: View) -> int:
-    """Train, tell how it went, and return the exit code."""
+    """Train, tell how it went, and return the exit code; Ctrl-C and `sys.exit` are passed on behind the summary."""
     earlier = RunDirectory.open(trainer.run_dir).history() if trainer.run_dir and trainer.attempt > 1 else None
     summary = Summary(earlier)
     summary.register(trainer.bus)
     view.listener().register(trainer.bus)
-    code, failure = 0, None
+    failure = None
     try:
         trainer.fit()
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except SystemExit as ending:
-        code = int(ending.code or 0)
     except Exception as error:
-        code, failure = 1, error
-    if summary.report is not None:
-        view.summary(summary.report)
-    if failure is not None:
-        view.failure(failure, trainer.run_dir)
-    return code
+        failure = error
+    finally:
+        if summary.report is not None:
+            view.summary(summary.report)
+    if failure is None:
+        return 0
+    view.failure(failure, trainer.run_dir)
+    return 1

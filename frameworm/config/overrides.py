@@ -6,7 +6,7 @@ from typing import Any
 
 from frameworm.config.document import KeyPath, Places, read_text
 from frameworm.config.expectations import show
-from frameworm.config.secrets import REDACTED, looks_secret, redact_text
+from frameworm.config.secrets import redact_word
 from frameworm.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def override(tree: dict[str, Any], places: Places, text: str) -> None:
     """
     key, equals, value = text.partition("=")
     path = tuple(key.split("."))
-    place = f"--set {key}{equals}{REDACTED if looks_secret(key) else redact_text(value)}"
+    place = f"--set {redact_word(text)}"
     if not equals or not all(path):
         raise ConfigError(
             "--set needs a key and a value", where=place, expected="SECTION.KEY=VALUE", hint="--set trainer.epochs=3"

@@ -14,6 +14,7 @@ _KEY = re.compile(
     r"|(?:api|access|private|secret|account|auth|signing|encryption)_?keys?)$"
 )
 _VOCABULARY = re.compile(r"(?:^|_)(?:pad|mask|bos|eos|unk|cls|sep|class|special|start|end|stop)_token$")
+_NESTED = re.compile(r"""(?P<key>[\w-]+)(?P<colon>["']?\s*:\s*)(?:"[^"]*"|'[^']*'|[^\s,{}\[\]]+)""")
 _USER = rf"(?:{REFERENCE.pattern}|[^\s/?#:@])*"
 _URI_PASSWORD = re.compile(rf"(?P<before>://{_USER}:)(?P<secret>[^\s/?#]+)(?P<after>@)")
 _URI_PARAMETER = re.compile(
@@ -64,6 +65,19 @@ def _redacted(value: Any) -> Any:
 def redact_text(text: str) -> str:
     """`text` with `***` for the passwords and tokens of the URIs in it."""
     return _URI_PARAMETER.sub(_hide, _URI_PASSWORD.sub(_hide, text))
+
+
+def redact_word(word: str) -> str:
+    """A word of a command without its secrets: `tracker.api_key=...`, `callbacks=[{tracker: {api_key: ...}}]`."""
+    key, equals, value = word.partition("=")
+    if equals:
+        # An option may hold an assignment: --set=tracker.api_key=...
+        return f"{key}={REDACTED if looks_secret(key.rpartition('.')[2]) else redact_word(value)}"
+    return redact_text(_NESTED.sub(_hide_nested, word))
+
+
+def _hide_nested(match: re.Match[str]) -> str:
+    return f"{match['key']}{match['colon']}{REDACTED}" if looks_secret(match["key"]) else match[0]
 
 
 def _hide(match: re.Match[str]) -> str:

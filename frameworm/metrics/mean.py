@@ -50,4 +50,6 @@ class MeanMetric(ABC):
 def unfit(metric: str, expected: str, targets: Tensor, predictions: Tensor) -> UserError:
     """The error for a batch that `metric` cannot be computed on."""
     got = f"targets {tuple(targets.shape)} {targets.dtype}, predictions {tuple(predictions.shape)} {predictions.dtype}"
-    return UserError(f"metric {metric!r} does not fit the data", expected=expected, got=got)
+    return UserError(
+        f"metric {metric!r} does not fit the data", expected=expected, got=got, hint="other metrics, or metrics: []"
+    )

@@ -114,6 +114,11 @@ class Saving:
             ) from error
         self._load_listeners(state["listeners"], str(path))
         self._saved = self._place_in(directory.parent)
+        if self._progress.completed >= self._source.epochs:
+            done, asked = self._progress.completed, self._source.epochs
+            log.warning(
+                "nothing is left to train: %s has %d of %d epochs; more trainer.epochs go on", path, done, asked
+            )
         return state
 
     def _stateful(self) -> dict[str, Any]:

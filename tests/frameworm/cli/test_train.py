@@ -72,6 +72,18 @@ class Talkative(CallbackHook):
 class Failing(CallbackHook):
     def on_epoch_end(self, trainer, epoch, metrics):
         raise ValueError("no such table")
+
+
+class Misnamed(CallbackHook):
+    def on_epoch_ends(self, trainer): ...
+
+
+class Leaving(CallbackHook):
+    def __init__(self, code):
+        self.code = code
+
+    def on_epoch_end(self, trainer, epoch, metrics):
+        raise SystemExit(self.code)
 '''
 
 
@@ -147,6 +159,8 @@ def test_a_json_run() -> None:
         (["--epochs", "0"], "trainer.epochs"),
         (["--set", "run.dir=config.yaml"], "run.dir"),
         (["--set", "callbacks=[{early_stopping: {patients: 1}}]"], "patience"),
+        (["--set", "callbacks=[users:Misnamed]"], "unknown hook 'on_epoch_ends'"),
+        (["--model", "users:NoLoss", "--dry-run"], "returned no loss"),
         (["--resume", "absent"], "no run 'absent'"),
     ],
 )
@@ -233,6 +247,16 @@ def test_a_failing_listener() -> None:
     strict = train("--set", "callbacks=[users:Failing]", "--strict")
     assert strict.exit_code == 1
     assert "failed (ValueError: no such table): 1 epoch" in strict.stdout
+
+
+@pytest.mark.parametrize(("code", "exit_code", "said"), [("3", 3, ""), ("enough", 1, "enough\n"), ("null", 0, "")])
+def test_a_hook_that_leaves(code: str, exit_code: int, said: str) -> None:
+    """`sys.exit` in a hook ends the run, with its summary, and then the process as it would in any program."""
+    with started("--set", f"callbacks=[users:Leaving: {{code: {code}}}]") as process:
+        output, errors = process.communicate()
+    assert (process.returncode, errors) == (exit_code, said)
+    assert "interrupted (SystemExit): 1 epoch" in output
+    assert status_of_the_run() == "interrupted"
 
 
 def test_resuming() -> None:

@@ -76,8 +76,16 @@ def test_an_empty_list_has_no_items() -> None:
     assert caught.value.expected == "--set metrics=[...]"
 
 
-def test_secrets_on_the_command_line_are_not_repeated() -> None:
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("a.token=hunter2", "--set a.token=***"),
+        ("a.b=[{wandb: {api_key: hunter2}}]", "--set a.b=[{wandb: {api_key: ***}}]"),
+        ("a.b=[{wandb: {api_key: 'hunter2", "--set a.b=[{wandb: {api_key: ***"),
+    ],
+)
+def test_secrets_on_the_command_line_are_not_repeated(text: str, where: str) -> None:
     """An error about an override does not show its secret."""
     with pytest.raises(ConfigError) as caught:
-        override({"a": 1}, Places("c.yaml"), "a.token=hunter2")
-    assert caught.value.where == "--set a.token=***"
+        override({"a": 1}, Places("c.yaml"), text)
+    assert caught.value.where == where

@@ -82,6 +82,7 @@ def test_shapes_that_do_not_fit_are_said(
         metric()(targets, predictions)
     assert caught.value.got is not None
     assert str(tuple(predictions.shape)) in caught.value.got
+    assert caught.value.hint == "other metrics, or metrics: []"
 
 
 def test_frechet_in_one_dimension() -> None:
