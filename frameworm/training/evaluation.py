@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -91,12 +92,8 @@ class Evaluation:
         for index, batch in enumerate(self._feed.begin()):
             if abandoned():
                 return None
-            outputs = self._loss_function(batch)
+            outputs = self._evaluated(batch)
             means.add(outputs["loss"], scalars(outputs), size_of(batch))
-            if self._metrics:
-                real, produced = self._pair(batch, outputs)
-                for metric in self._metrics:
-                    metric.update(real, produced)
             if self._batch_end.active:
                 self._batch_end.emit(ValidationBatchEnd(self._source, index, outputs["loss"].detach()))
         found = means.read()
@@ -104,6 +101,23 @@ class Evaluation:
             raise DataError("the validation data have no batches", expected="data that can be iterated each time")
         found |= {metric.name: metric.compute() for metric in self._metrics}
         return {f"val_{name}": value for name, value in found.items()}
+
+    @torch.no_grad()
+    def try_batch(self) -> None:
+        """Evaluate the first batch and tell nobody; raises what does not fit: the model, the data or a metric."""
+        self._model.eval()
+        for metric in self._metrics:
+            metric.reset()
+        for batch in islice(self._feed.begin(), 1):
+            self._evaluated(batch)
+
+    def _evaluated(self, batch: Any) -> Outputs:
+        outputs = self._loss_function(batch)
+        if self._metrics:
+            real, produced = self._pair(batch, outputs)
+            for metric in self._metrics:
+                metric.update(real, produced)
+        return outputs
 
     def _pair(self, batch: Any, outputs: Outputs) -> tuple[Tensor, Tensor]:
         inputs, targets = _parts(batch)

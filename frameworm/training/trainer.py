@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bus import EventBus, ListenerFailure, Propagate, default_bus
 from frameworm.config import Named, TrainerConfig
-from frameworm.errors import DataError, StopTraining, UserError
+from frameworm.errors import DataError, NonFiniteError, StopTraining, UserError
 from frameworm.events import (
     CheckpointLoad,
     ListenerFailed,
@@ -113,7 +113,7 @@ class Trainer:
                 where="metrics",
                 hint="validation data, or no metrics",
             )
-        evaluation = (
+        self._evaluation = (
             None
             if val_data is None
             else Evaluation(
@@ -141,7 +141,7 @@ class Trainer:
             self.bus,
             feed=self._feed,
             step=step,
-            evaluation=evaluation,
+            evaluation=self._evaluation,
             saving=self._saving,
             progress=self._progress,
             requests=self._requests,
@@ -251,14 +251,24 @@ class Trainer:
         self.metrics |= state["metrics"]
         self._resumed = (str(path), state)
 
-    @torch.no_grad()
     def try_batch(self) -> float:
-        """Return the loss of the first training batch, and leave the random generators as they were."""
+        """Try the first batch of training and of validation; return the loss, and leave the random generators be.
+
+        Raises what a run would raise on them: `ModelContractError`, `NonFiniteError`, or what does not fit a metric.
+        """
         with isolated_rng():
+            if self._evaluation is not None:
+                self._evaluation.try_batch()
+            self.model.train()
             batch = next(self._feed.begin(), None)
             if batch is None:
                 raise DataError("the training data have no batches")
-            return float(self._loss_function(batch)["loss"])
+            loss = self._loss_function(batch)["loss"]
+            self._loss_function.require_graph(loss)
+            value = number(loss)
+            if not math.isfinite(value):
+                raise NonFiniteError(value, epoch=self.epoch, step=self.step)
+            return value
 
     def fit(self) -> TrainResult:
         """Train until the last epoch is done, or somebody asks to stop.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bus import EventBus, default_bus
 from bus.testing import record
 from frameworm.config import Named, TrainerConfig
-from frameworm.errors import DataError, UnknownNameError, UserError
+from frameworm.errors import DataError, ModelContractError, NonFiniteError, UnknownNameError, UserError
 from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ListenerFailed, MetricsLogged, RunFacts, TrainerHandle
 from frameworm.plugins.hooks import CallbackHook, HookRegistry
 from frameworm.training.checkpoint import CheckpointStore
@@ -104,6 +104,20 @@ def test_one_batch_may_be_tried_without_a_trace() -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     with pytest.raises(DataError, match="no batches"):
         a_trainer(train_data=[]).try_batch()
+
+
+def test_trying_a_batch_finds_what_a_run_would_fail_on() -> None:
+    """A loss that is no number or has no graph, and a metric that does not fit the data."""
+    with pytest.raises(NonFiniteError):
+        a_trainer(Scripted(lambda model, _batch: {"loss": model.weight * float("nan")})).try_batch()
+    with pytest.raises(ModelContractError, match="does not depend on its parameters"):
+        a_trainer(Scripted(lambda model, _batch: {"loss": model.weight.detach()})).try_batch()
+    batches, unfit = (
+        some_batches(),
+        Scripted(lambda model, _batch: {"loss": model.weight, "predictions": torch.ones(3)}),
+    )
+    with pytest.raises(UserError, match="'accuracy' does not fit"):
+        a_trainer(unfit, batches, batches, metrics=["accuracy"]).try_batch()
 
 
 # The optimizer and the schedule
