@@ -29,7 +29,7 @@ from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import CheckpointStore, load
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
 from frameworm.training.run import RunInfo, TrainResult
-from frameworm.training.seeding import deterministic, seed_everything
+from frameworm.training.seeding import seed_everything
 from frameworm.training.trainer import Trainer
 
 log = logging.getLogger("frameworm")
@@ -89,11 +89,12 @@ def session(config: Config, *, bus: EventBus | None = None, resume: str | None =
     with ExitStack() as stack:
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
         journal = stack.enter_context(_journal(config, run)) if run is not None else None
-        stack.enter_context(deterministic(config.trainer.deterministic))
         trainer = build(config, bus=bus)
         stack.callback(trainer.bus.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
+        elif run is not None:
+            log.warning("%s has no complete checkpoint: it begins again", run.path)
         if run is None:
             parent = None if checkpoint is None else str(checkpoint)
             run = RunDirectory.create(Path(config.run.dir), config.run.name, parent=parent)
@@ -210,8 +211,6 @@ def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | N
         return None, path
     run = runs.find(Path(config.run.dir), text)
     latest = _store(config, run).latest()
-    if latest is None:
-        log.warning("%s has no complete checkpoint: it begins again", run.path)
     return run, None if latest is None else latest.path
 
 
