@@ -42,15 +42,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind)
 
 
-def mover(device: torch.device) -> Callable[[T], T]:
-    """A function that brings a batch onto `device`; for the CPU, where batches are made, one that does nothing."""
-    return _stay if device.type == "cpu" else partial(move, device=device)
-
-
-def _stay(batch: T) -> T:
-    return batch
-
-
 def move(batch: T, device: torch.device) -> T:
     """`batch` with every tensor in it on `device`; the same object when there was nothing to move.
 

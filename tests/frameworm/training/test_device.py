@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 from frameworm.errors import UserError
-from frameworm.training.device import available_devices, move, mover, resolve_device
+from frameworm.training.device import available_devices, move, resolve_device
 
 CPU = torch.device("cpu")
 META = torch.device("meta")  # stands for an accelerator: a real device to move to, wherever the tests run
@@ -73,12 +74,6 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(name: str) -> No
     assert torch.__version__ in str(caught.value.expected)
 
 
-def test_the_cpu_mover_does_nothing_at_all() -> None:
-    """On the CPU a batch comes back as the same object, whatever it is."""
-    batch = {"x": torch.ones(1)}
-    assert mover(CPU)(batch) is batch
-
-
 def test_a_batch_that_is_there_already_is_the_same_object() -> None:
     """Containers are not rebuilt when none of their tensors had to move."""
     x = torch.ones(1)
@@ -89,7 +84,7 @@ def test_a_batch_that_is_there_already_is_the_same_object() -> None:
 def test_moving_keeps_types_and_everything_that_is_no_tensor() -> None:
     """Every kind of container keeps its type, its other items and what it carries besides."""
     x = torch.ones(2)
-    to_meta = mover(META)
+    to_meta = partial(move, device=META)
 
     pair = to_meta(Pair(x, x))
     assert type(pair) is Pair
