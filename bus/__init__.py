@@ -21,6 +21,7 @@ from .channel import Channel
 from .default import default_bus
 from .errors import BusError, ClosedError, Propagate, SubscriptionError, UnknownEventError
 from .event import Event, Live, Recorded, RecordField, Scalar, record_fields
+from .signals import PlainReceiver
 from .statistics import ListenerFailure, ListenerStatistics
 from .subscription import FIRST, LAST, Subscription
 
@@ -35,6 +36,7 @@ __all__ = [
     "ListenerFailure",
     "ListenerStatistics",
     "Live",
+    "PlainReceiver",
     "Propagate",
     "RecordField",
     "Recorded",

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from .channel import Channel, Slot
 from .errors import ClosedError, Propagate, SubscriptionError, UnknownEventError, describe, place_of
 from .event import Event
-from .signals import Signal, SubscriptionTable
+from .signals import PlainReceiver, Signal, SubscriptionTable
 from .statistics import ListenerFailure, ListenerStatistics, State, summarize
 from .subscription import OnError, Subscription
 from .turn import Turn
@@ -61,10 +61,12 @@ class EventBus:
         """Told of each failure of a listener, on the publishing thread, before the next listener runs."""
         self.on_propagate: Callable[[Propagate], bool] | None = None
         """Asked about each `Propagate` that a listener raises; what it says True to is not raised to the publisher."""
+        self.on_subscribe: Callable[[Subscription[Any] | PlainReceiver], object] | None = None
+        """Told of each listener that comes to this bus, or to a bus below it; plain blinker receivers included."""
         self._parent = parent
         self._children: WeakSet[EventBus] = WeakSet()
         self._channels: dict[type[Event], Channel[Any]] = {}
-        self._table = SubscriptionTable(self._changed)
+        self._table = SubscriptionTable(self._changed, self._added)
         self._muted = 0
         # The first thread that publishes is at home, on the short path; any other looks its turn up.
         self._home = Turn()
@@ -285,6 +287,10 @@ class EventBus:
         channel.compile()
         self._channels[event_type] = channel
         return channel
+
+    def _added(self, listener: Subscription[Any] | PlainReceiver) -> None:
+        for bus in self._lineage():
+            _tell(bus.on_subscribe, listener)
 
     def _changed(self, name: str) -> None:
         with _tables:

@@ -72,23 +72,18 @@ def _weakly(receiver: Receiver, died: Callable[[], None]) -> Callable[[], Receiv
     return weakref.WeakMethod(receiver, forget) if inspect.ismethod(receiver) else weakref.ref(receiver, forget)
 
 
-def _admit(signal: Signal, receiver: Receiver) -> None:
-    """Refuse a coroutine function where it is connected, and disconnect it again."""
-    try:
-        refuse_async(receiver)
-    except SubscriptionError:
-        signal.disconnect(receiver)
-        raise
-
-
 class SubscriptionTable:
     """One blinker signal per event name, holding the bus's own subscriptions and what others connected.
 
-    `changed(name)` is called after every change, the death of a weakly held receiver included.
+    `changed(name)` is called after every change, the death of a weakly held receiver included; `added(listener)` when
+    one has come.
     """
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, changed: Callable[[str], None], added: Callable[[Subscription[Any] | PlainReceiver], None]
+    ) -> None:
         self._changed = changed
+        self._added = added
         self._namespace = Namespace()
         self._plain: dict[str, list[PlainReceiver]] = {}
 
@@ -119,6 +114,18 @@ class SubscriptionTable:
         receivers = self.signal(name).receivers_for(ANY)
         return [*(entry for entry in receivers if isinstance(entry, Subscription)), *self._plain[name]]
 
+    def _admit(self, entry: PlainReceiver, receiver: Receiver, name: str) -> None:
+        """Enter a receiver, if it is not there yet; a coroutine function is refused, and disconnected again."""
+        if any(other.stands_for(receiver) for other in self._plain[name]):
+            return
+        try:
+            refuse_async(receiver)
+        except SubscriptionError:
+            entry.cancel()
+            raise
+        self._plain[name].append(entry)
+        self._added(entry)
+
     def _watch(self, name: str, signal: Signal) -> None:
         plain = self._plain[name]
 
@@ -133,9 +140,10 @@ class SubscriptionTable:
                 self._changed(name)
 
         def connected(_signal: Signal, *, receiver: Receiver, sender: Any, weak: bool) -> None:  # noqa: ARG001
-            if not isinstance(receiver, Subscription) and not any(entry.stands_for(receiver) for entry in plain):
-                _admit(signal, receiver)
-                plain.append(PlainReceiver(signal, receiver, weak=weak, died=died))
+            if isinstance(receiver, Subscription):
+                self._added(receiver)
+            else:
+                self._admit(PlainReceiver(signal, receiver, weak=weak, died=died), receiver, name)
             self._changed(name)
 
         def disconnected(_signal: Signal, *, receiver: Receiver, sender: Any) -> None:

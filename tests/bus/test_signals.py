@@ -277,7 +277,7 @@ def test_receivers_may_die_while_others_do() -> None:
         return plains
 
     owners, changes = list[Plain](), list[int]()
-    table = SubscriptionTable(changed)
+    table = SubscriptionTable(changed, lambda _listener: None)
     together = connect(2)
     later = connect(1)
     together[0].seen.append(together)  # type: ignore[arg-type]  # a cycle, so that the collector ends both at once
