@@ -2,7 +2,10 @@
 
     FramewormError                      exit code 1
     ├─ UserError                        exit code 2: the input is wrong, nothing has been run
-    │  ├─ ConfigError                   a config file or a `--set`, all findings at once
+    │  ├─ FindingsError                 several things wrong in one document, all at once
+    │  │  ├─ ConfigError                ... a config file or a `--set`
+    │  │  └─ ManifestError              ... a plugin's manifest
+    │  ├─ PluginError                   a plugin that cannot be found or loaded
     │  ├─ UnknownNameError              a name that no registry knows
     │  ├─ DuplicateNameError            two owners of one name
     │  ├─ DataError                     a dataset's files or options
@@ -22,7 +25,7 @@ from __future__ import annotations
 import copyreg
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bus import Propagate
 
@@ -78,16 +81,16 @@ class UserError(FramewormError):
     exit_code = 2
 
 
-class ConfigError(UserError):
-    """Something is wrong in a config; `findings` are the single errors, when there are several."""
+class FindingsError(UserError):
+    """Something is wrong in a document; `findings` are the single errors, when there are several."""
 
-    findings: tuple[ConfigError, ...] = ()
+    findings: tuple[UserError, ...] = ()
 
     @classmethod
-    def of(cls, findings: Sequence[ConfigError], source: str) -> ConfigError:
+    def of(cls, findings: Sequence[UserError], source: str) -> Self:
         """One error for all `findings` (at least one) in `source`; a single finding is its own error."""
-        if len(findings) == 1:
-            return findings[0]
+        if len(findings) == 1 and isinstance(found := findings[0], cls):
+            return found
         error = cls(f"{source}: {len(findings)} errors")
         error.findings = tuple(findings)
         return error
@@ -96,18 +99,50 @@ class ConfigError(UserError):
         return "\n".join([super().__str__(), *(f"  {_hang(str(finding), 2)}" for finding in self.findings)])
 
 
+class ConfigError(FindingsError):
+    """Something is wrong in a config."""
+
+
+class ManifestError(FindingsError):
+    """Something is wrong in a plugin's manifest."""
+
+
+class PluginError(UserError):
+    """The plugin called `plugin` cannot be found, loaded or unloaded."""
+
+    def __init__(
+        self,
+        plugin: str,
+        message: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.plugin = plugin
+        super().__init__(f"plugin {plugin!r}: {message}", expected=expected, got=got, where=where, hint=hint)
+
+
 class UnknownNameError(UserError):
     """No `kind` is called `name`; the `known` ones are listed, the nearest is offered unless `hint` says better."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, where: str | None = None, hint: str | None = None
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        got: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
     ) -> None:
         self.kind = kind
         self.name = name
         self.known = tuple(sorted(known))
         self.nearest = nearest(name, self.known)
         expected = f"one of {', '.join(self.known)}" if self.known else None
-        super().__init__(f"unknown {kind} {name!r}", expected=expected, where=where, hint=hint or self.nearest)
+        super().__init__(f"unknown {kind} {name!r}", expected=expected, got=got, where=where, hint=hint or self.nearest)
 
 
 class DuplicateNameError(UserError):

@@ -71,6 +71,7 @@ class Check:
                 self._section(tree[section], kind, (section,))
         self._value(tree["metrics"], tuple[Name, ...], ("metrics",))
         self._callbacks(tree["callbacks"])
+        self._plugins(tree["plugins"])
 
     def _section(self, value: Any, kind: type[msgspec.Struct], path: KeyPath) -> None:
         keys = keys_of(kind)
@@ -107,6 +108,12 @@ class Check:
             if len(options) != 1 or not isinstance(options[0], dict):
                 hint = "early_stopping: {monitor: val_loss, patience: 3}"
                 self._wrong(("callbacks", str(index)), entry, "a name, or one name with its options", hint=hint)
+
+    def _plugins(self, value: Any) -> None:
+        for name, options in value.items() if isinstance(value, dict) else ():
+            if name != "disable" and not isinstance(options, dict):
+                hint = f"{name}: {{}}" if not (near := nearest(name, ["disable"])) else near
+                self._wrong(("plugins", name), options, "the options of a plugin of that name", hint=hint)
 
 
 def _fits(value: Any, kind: Any) -> bool:

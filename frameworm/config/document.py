@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from yaml.composer import Composer
 
 from frameworm.errors import ConfigError, nearest
 
@@ -29,7 +31,10 @@ _OCTAL_OR_HEXADECIMAL = re.compile(r"0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
-def scalar(text: str) -> str | float | bool | None:
+Scalar = str | float | bool | None
+
+
+def scalar(text: str) -> Scalar:
     """What unquoted `text` means in YAML 1.2: `1e-3` is a number, `on`, `yes`, `1:30` and `2024-01-01` are text."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -40,6 +45,10 @@ def scalar(text: str) -> str | float | bool | None:
     if _FLOAT.fullmatch(text):
         return float(text)
     return text
+
+
+def _as_written(text: str) -> str | None:
+    return None if text in _CONSTANTS and _CONSTANTS[text] is None else text
 
 
 class Places:
@@ -68,18 +77,18 @@ class Document(NamedTuple):
     findings: tuple[ConfigError, ...]
 
 
-def read_text(text: str, source: str) -> Document:
-    """Read one YAML document; `source` is what errors call it.
+def read_text(text: str, source: str, *, as_text: bool = False) -> Document:
+    """Read one YAML document; `source` is what errors call it. `as_text` keeps every scalar but null as it is written.
 
     Raises ConfigError for a syntax error, with line and column. Duplicate and non-text keys are findings of the result.
     """
     try:
-        node = _Loader(text).get_single_node()
+        node = _compose(text)
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, source) from None
     except RecursionError:
         raise ConfigError("the values are nested too deeply", where=source) from None
-    reader = _Reader(source)
+    reader = _Reader(source, _as_written if as_text else scalar)
     value = None if node is None else reader.value(node, ())
     return Document(value, Places(source, reader.places), tuple(reader.findings))
 
@@ -131,11 +140,18 @@ def write_text(value: Mapping[str, Any]) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf))
 
 
-class _Loader(yaml.BaseLoader):
+def _compose(text: str) -> yaml.Node | None:
+    """The tree of a text, by libyaml where it is there, ten times as fast; PyYAML's own parser words the errors."""
+    with suppress(yaml.YAMLError, UnicodeError):
+        return _FastLoader(text).get_single_node()
+    return _Loader(text).get_single_node()
+
+
+class _PlainComposer(Composer):
     """Composes nodes of text: what unquoted text means is decided by `scalar`."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # a gap in the stubs
+        event = self.peek_event()  # type: ignore[attr-defined]  # of the parser that it is mixed with
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None or event.tag is not None:
             # They could hide recursion, exponential size and types of other languages from all who read the file.
             problem = "anchors (&), aliases (*) and tags (!) are not used here; write the value out, or quote the text"
@@ -143,9 +159,25 @@ class _Loader(yaml.BaseLoader):
         return super().compose_node(parent, index)
 
 
+class _Loader(_PlainComposer, yaml.BaseLoader):
+    """By PyYAML's own parser."""
+
+
+_Base: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+class _FastLoader(_PlainComposer, _Base):  # type: ignore[misc]  # which of them is there is known at run time only
+    """By libyaml's, where PyYAML was built with it."""
+
+    def __init__(self, text: str) -> None:
+        _Base.__init__(self, text)
+        Composer.__init__(self)
+
+
 class _Reader:
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, meaning: Callable[[str], Scalar]) -> None:
         self.source = source
+        self._meaning = meaning
         self.places: dict[KeyPath, str] = {}
         self.findings: list[ConfigError] = []
 
@@ -154,12 +186,12 @@ class _Reader:
             return dict(self._items(node, path))
         if isinstance(node, yaml.SequenceNode):
             return [self._placed(item, item, (*path, str(index))) for index, item in enumerate(node.value)]
-        return _scalar(node)
+        return self._scalar(node)
 
     def _items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, Any]]:
         seen: set[str] = set()
         for key_node, value_node in node.value:
-            key = _scalar(key_node)
+            key = self._scalar(key_node)
             if not isinstance(key, str):
                 got = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
                 self._report("a key is not text", key_node, got=got, hint="quotes around it" if got else None)
@@ -177,15 +209,14 @@ class _Reader:
     def _report(self, message: str, node: yaml.Node, *, got: str | None, hint: str | None = None) -> None:
         self.findings.append(ConfigError(message, where=self._place(node), got=got, hint=hint))
 
+    def _scalar(self, node: yaml.Node) -> Scalar:
+        """The value of a scalar node; None for a mapping or a list."""
+        if not isinstance(node, yaml.ScalarNode):
+            return None
+        return node.value if node.style else self._meaning(node.value)
+
     def _place(self, node: yaml.Node) -> str:
         return f"{self.source}:{node.start_mark.line + 1}"
-
-
-def _scalar(node: yaml.Node) -> str | float | bool | None:
-    """The value of a scalar node; None for a mapping or a list."""
-    if not isinstance(node, yaml.ScalarNode):
-        return None
-    return node.value if node.style else scalar(node.value)
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, source: str) -> ConfigError:

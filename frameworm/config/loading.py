@@ -101,6 +101,8 @@ def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, dict) and isinstance(default, dict):
             own = SECTIONS[section] is Named and "name" in value
             filled[section] = value if own else {**value, **default, **value}  # in the order it was written
+            if section == "plugins":  # `my-plugin:` alone names it, without options
+                filled[section] = {key: {} if item is None else item for key, item in filled[section].items()}
         elif section == "callbacks" and isinstance(value, list):
             filled[section] = [_callback(entry) for entry in value]
         else:

@@ -71,9 +71,13 @@ class TrainerConfig(Struct, frozen=True):
 
 
 class PluginsConfig(Struct, frozen=True):
-    """Which plugins are left out."""
+    """Which plugins are left out, and those that the run cannot do without: `options` has each one's own, by name."""
 
     disable: tuple[Name, ...] = ()
+    options: dict[str, dict[str, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"PluginsConfig(disable={self.disable!r}, {redact(self.options)!r})"
 
 
 class JournalConfig(Struct, frozen=True):

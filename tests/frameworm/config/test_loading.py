@@ -27,12 +27,12 @@ from frameworm.config import (
     parse,
     read,
 )
-from frameworm.errors import ConfigError
+from frameworm.errors import ConfigError, UserError
 
 MINIMAL = "data: {name: digits}\n"
 
 
-def findings(source: str | dict[str, Any], *overrides: str) -> tuple[ConfigError, ...]:
+def findings(source: str | dict[str, Any], *overrides: str) -> tuple[UserError, ...]:
     """What is wrong with `source`, called c.yaml."""
     with pytest.raises(ConfigError) as caught:
         parse(source, overrides, name="c.yaml")
