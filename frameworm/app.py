@@ -25,6 +25,8 @@ from frameworm.errors import CheckpointError, ModelContractError, UserError
 from frameworm.events import HooksSwitched, TrainBegin
 from frameworm.listeners.checkpointing import Checkpointing
 from frameworm.plugins.hooks import HookRegistry
+from frameworm.plugins.loader import get_plugin_loader, load_plugins
+from frameworm.plugins.selection import Selection, select
 from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import CheckpointStore, load
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
@@ -66,9 +68,9 @@ def train(
         return trainer.fit()
 
 
-def dry_run(config: Config) -> DryRun:
+def dry_run(config: Config, *, plugins: Selection | None = None) -> DryRun:
     """Build everything that the config names and try one batch; nothing is trained or written."""
-    trainer = build(config)
+    trainer = build(config, plugins=plugins)
     return DryRun(
         model=trainer.model_name,
         parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
@@ -80,16 +82,19 @@ def dry_run(config: Config) -> DryRun:
 
 
 @contextmanager
-def session(config: Config, *, bus: EventBus | None = None, resume: str | None = None) -> Iterator[Trainer]:
+def session(
+    config: Config, *, bus: EventBus | None = None, resume: str | None = None, plugins: Selection | None = None
+) -> Iterator[Trainer]:
     """Give a trainer whose run is kept: recorded, with its checkpoints, config and environment, in a directory.
 
     All that can be wrong with the config is found first; then the directory is made. `resume` is `latest`, or a run's
-    name or path, to go on with that run; the path of a checkpoint begins a new run with it. Raises `UserError`.
+    name or path, to go on with that run; the path of a checkpoint begins a new run with it. `plugins` is as in `build`.
+    Raises `UserError`.
     """
     with ExitStack() as stack:
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
         journal = stack.enter_context(_journal(config, run)) if run is not None else None
-        trainer = build(config, bus=bus)
+        trainer = build(config, bus=bus, plugins=plugins)
         stack.callback(trainer.bus.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
@@ -119,14 +124,13 @@ def session(config: Config, *, bus: EventBus | None = None, resume: str | None =
         yield trainer
 
 
-def build(config: Config, *, bus: EventBus | None = None) -> Trainer:
-    """Return a trainer made as the config says, its callbacks registered, whose run is not kept.
+def build(config: Config, *, bus: EventBus | None = None, plugins: Selection | None = None) -> Trainer:
+    """Return a trainer made as the config says, its plugins loaded, its callbacks registered; its run is not kept.
 
-    `bus` is where it publishes, by default one of its own under the process-wide bus. Seeds the random generators.
-    Raises `UserError` for whatever in the config cannot be had.
+    `bus` is where it publishes, by default one of its own under the process-wide bus; `plugins` are those to load, by
+    default those that the config selects. Seeds the random generators. Raises `UserError` for whatever cannot be had.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # import paths in a config begin where the command is given, as with `python -m`
+    open_code(config, plugins)
     seed_everything(config.run.seed)
     data = build_data(config)
     model = build_model(config.model.name, config.tree, where=config.where("model.name"))
@@ -157,6 +161,21 @@ def build(config: Config, *, bus: EventBus | None = None) -> Trainer:
     return trainer
 
 
+def open_code(config: Config, plugins: Selection | None = None) -> None:
+    """Make the names in the config mean something: load the plugins, and open the current folder to import paths."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # import paths begin where the command is given, as with `python -m`
+    for plugin in load_plugins(plugins or selected(config)).loaded:
+        level = logging.DEBUG if plugin.source == "shipped" else logging.INFO
+        log.log(level, "with the plugin %s %s from %s", plugin.name, plugin.version, plugin.path)
+
+
+def selected(config: Config, *, named: Sequence[str] = (), none: bool = False) -> Selection:
+    """Return the plugins of a run: the `named` ones, and unless `none`, those that are found and not disabled."""
+    remembered = get_plugin_loader().memory.disabled()
+    return select(config.plugins, named=named, none=none, remembered=remembered)
+
+
 def build_data(config: Config) -> Loaders:
     """Return the config's data in batches."""
     where = config.where("data.name")
@@ -184,24 +203,6 @@ def build_model(name: str, tree: Section, *, where: str | None = None) -> nn.Mod
             name, "it is no model", expected="a torch.nn.Module", got=type(model).__name__, where=where
         )
     return model
-
-
-def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best") -> nn.Module:
-    """Return a run's trained model, on the CPU and in evaluation mode.
-
-    `run` is a run's directory, or its name or id in `runs/`. The best checkpoint is that of the config's
-    `checkpoint.monitor`, the latest one where no checkpoint has that metric. Raises `UserError`.
-    """
-    directory = runs.find(Path("runs"), str(run))
-    settings = Section(configs.read(directory.config))
-    kept = settings.checkpoint
-    store = CheckpointStore(directory.checkpoints, keep=kept.keep, monitor=kept.monitor, mode=kept.mode)
-    found = (store.best() if checkpoint == "best" else None) or store.latest()
-    if found is None:
-        raise CheckpointError("the run has no complete checkpoint", where=str(directory.path), hint="train it first")
-    model = build_model(settings.model.name, settings, where=str(directory.config))
-    load(found.path, model, model_name=settings.model.name)
-    return model.eval()
 
 
 def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | None]:

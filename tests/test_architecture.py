@@ -46,6 +46,7 @@ DOORS = {
     "anyio": ("bus.background", "bus.stream"),
     "blinker": ("bus.signals",),
     "click": ("frameworm.cli",),
+    "packaging": ("frameworm.plugins.requirements",),
     "rich": ("frameworm.cli", "frameworm.listeners.progress"),
     "safetensors": ("frameworm.training.checkpoint",),
     "structlog": ("frameworm.logs",),

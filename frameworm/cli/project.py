@@ -1,4 +1,4 @@
-"""Where the project is, when a command is called from below its root."""
+"""A file of the project's, when a command is called from below its root."""
 
 from __future__ import annotations
 
@@ -6,27 +6,8 @@ from pathlib import Path
 
 import click
 
+from frameworm.plugins.project import project_root
 from frameworm.terminal import printable
-
-PLUGINS = "frameworm_plugins"
-
-
-def project_root(start: Path) -> Path | None:
-    """The nearest of `start` and its ancestors that has a plugin folder, or the parent of the one they are in.
-
-    The search ends at the home directory, at the file system's root and where the owner changes.
-    """
-    owner = start.stat().st_uid
-    for folder in (start, *start.parents):
-        if folder.stat().st_uid != owner:
-            return None
-        if folder.name == PLUGINS:
-            return folder.parent
-        if (folder / PLUGINS).is_dir():
-            return folder
-        if folder == Path.home():
-            return None
-    return None
 
 
 def root_having(path: Path) -> Path | None:

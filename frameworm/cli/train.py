@@ -31,6 +31,8 @@ from frameworm.training.trainer import Trainer
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set optimizer.lr=1e-3.")
 @click.option("--resume", metavar="latest|PATH", help="Go on from the latest run, or from a run or a checkpoint.")
 @click.option("--epochs", type=int, help="Train for so many epochs.")
+@click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
+@click.option("--no-plugins", is_flag=True, help="Load no plugins but those of --plugin.")
 @click.option("--dry-run", is_flag=True, help="Build everything, try one batch, write nothing.")
 @click.option("--strict", is_flag=True, help="End the run when a listener fails.")
 @click.option("--log-format", type=click.Choice(["rich", "plain", "json"]), default="rich", show_default=True)
@@ -45,6 +47,8 @@ def train(
     settings: tuple[str, ...],
     resume: str | None,
     epochs: int | None,
+    named: tuple[str, ...],
+    no_plugins: bool,
     dry_run: bool,
     strict: bool,
     log_format: logs.LogFormat,
@@ -52,8 +56,8 @@ def train(
     debug: bool,
 ) -> None:
     """Train a model."""
-    named = {"model.name": model and json.dumps(model), "trainer.epochs": epochs}
-    overrides = [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    given = {"model.name": model and json.dumps(model), "trainer.epochs": epochs}
+    overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     if resume is not None and Path(resume).exists():
         resume = str(Path(resume).absolute())
     root = root_having(file)  # to which all paths in the config are relative
@@ -61,10 +65,12 @@ def train(
         view: View = JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)
         try:
             checked = config.load(file, overrides)
+            plugins = app.selected(checked, named=named, none=no_plugins)
             if dry_run:
-                view.dry_run(app.dry_run(checked))
+                view.dry_run(app.dry_run(checked, plugins=plugins))
                 return
-            with app.session(checked, bus=EventBus(default_bus, strict=strict), resume=resume) as trainer:
+            bus = EventBus(default_bus, strict=strict)
+            with app.session(checked, bus=bus, resume=resume, plugins=plugins) as trainer:
                 ctx.exit(_fit(trainer, view))
         except click.exceptions.Exit:
             raise

@@ -31,3 +31,6 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
+
+UNLOADED_PLUGINS = "frameworm.plugins.loader:unloaded_plugins"
+"""Says which plugins could have brought a name that nothing has, as text or None; it is above this layer."""

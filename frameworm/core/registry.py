@@ -10,20 +10,25 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
+from frameworm.core import ownership
+from frameworm.core.builtins import UNLOADED_PLUGINS
+from frameworm.core.ownership import Ledger
 from frameworm.errors import DuplicateNameError, UnknownNameError, UserError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """What a name means: the object, the module that registered it, and the place ("file:line") where it did."""
+    """What a name means: the object, the plugin or module that registered it, and the place ("file:line") where."""
 
     obj: Callable[..., Any]
     owner: str
     place: str
     definition: Hashable
     """Equal for two registrations of one definition: taken when registering, when its module is surely there."""
+    ledger: Ledger | None = None
+    """That of the plugin that registered it."""
 
     def __str__(self) -> str:
         return f"{self.owner} ({self.place})"
@@ -48,30 +53,36 @@ class Registry:
     def register(self, name: Any, obj: F | None = None, *, override: bool = False) -> F | Callable[[F], F]:
         """Give `obj` (a class or a function) a name, and return it; without `obj`, a decorator that does so.
 
-        Registering the same definition again replaces it, however its file was reached. Any other owner of the name
-        is a DuplicateNameError, unless `override=True`: then `unregister` brings the overridden one back.
+        Registering the same definition again replaces it, however its file was reached. Another one of that name is a
+        DuplicateNameError, unless `override=True`: then the overridden one comes back when this one is taken back.
         """
         if not isinstance(name, str) or not name:
             hint = f'@register_{self.kind}("a_name")'
             raise UserError(f"a {self.kind} needs a name", expected="a text", got=repr(name), hint=hint)
         caller = sys._getframe(1)  # noqa: SLF001  the cheap way to know who calls
-        owner = caller.f_globals.get("__name__", "an unknown module")
+        ledger = ownership.caller()
+        owner = ledger.name if ledger else caller.f_globals.get("__name__", "an unknown module")
         place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
 
         def add(obj: F) -> F:
             if not callable(obj):
                 expected = "a class or a function"
                 raise UserError(f"{self.kind} {name!r} cannot be called", expected=expected, got=repr(obj), where=place)
-            self._add(name, Entry(obj, owner, place, _definition(obj)), override=override)
+            entry = Entry(obj, owner, place, _definition(obj), ledger)
+            self._add(name, entry, override=override)
+            if ledger is not None:
+                what = f"{self.kind} {name}"
+                ledger.enter(what, lambda: self._remove(name, entry), lambda: entry in self._layers.get(name, ()))
             return obj
 
         return add if obj is None else add(obj)
 
     def _add(self, name: str, entry: Entry, *, override: bool) -> None:
         layers = self._layers.get(name, [])
-        if layers and layers[-1].definition == entry.definition:
+        again = bool(layers) and layers[-1].definition == entry.definition
+        if again and layers[-1].ledger is entry.ledger:
             layers[-1] = entry
-        elif override or name not in self.names():
+        elif again or override or name not in self.names():
             self._layers[name] = [*layers, entry]
         else:
             raise DuplicateNameError(self.kind, name, first=str(self.entry(name)), second=str(entry))
@@ -80,9 +91,14 @@ class Registry:
         """Take back the latest registration of `name`; what it had overridden counts again."""
         if name not in self._layers:
             raise UnknownNameError(f"registered {self.kind}", name, self._layers)
-        self._layers[name].pop()
-        if not self._layers[name]:
-            del self._layers[name]
+        self._remove(name, self._layers[name][-1])
+
+    def _remove(self, name: str, entry: Entry) -> None:
+        layers = [other for other in self._layers.get(name, ()) if other is not entry]
+        if layers:
+            self._layers[name] = layers
+        else:
+            self._layers.pop(name, None)
 
     def get(self, name: str, *, where: str | None = None) -> Callable[..., Any]:
         """The object called `name`, or the one at an import path "package.module:attribute".
@@ -101,7 +117,7 @@ class Registry:
         if name in self._builtins:
             target = self._builtins[name]
             return Entry(load(target), "frameworm", target, target)
-        raise UnknownNameError(self.kind, name, self.names(), where=where)
+        raise UnknownNameError(self.kind, name, self.names(), where=where, got=load(UNLOADED_PLUGINS)())
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""

@@ -7,6 +7,7 @@ arguments of the document's hook reference.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -14,8 +15,9 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 from weakref import WeakSet
 
-from bus import EventBus, Subscription, default_bus
+from bus import EventBus, PlainReceiver, Subscription, default_bus
 from bus.subscription import name_of
+from frameworm.core import ownership
 from frameworm.errors import HookError
 from frameworm.events import HooksSwitched
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
@@ -57,7 +59,10 @@ class HookRegistry:
 
     @classmethod
     def list_hooks(cls) -> dict[str, list[str]]:
-        """Return who is registered, by hook, in the order of calling: `module:name (priority)` each."""
+        """Return who is registered, by hook, in the order of calling: `plugin:name (priority)` each.
+
+        Of code that is in no plugin, its module stands in the plugin's place.
+        """
         hooks: dict[str, list[str]] = {}
         for subscription in cls._alive():
             entry = f"{subscription.name} ({subscription.priority:g})"
@@ -117,11 +122,40 @@ class HookRegistry:
             raise HookError(f"ranks must be 'all' or 'zero', got {ranks!r}", where=place_of(fn))
         event_type = event_of(hook, where=place_of(fn))
         call = bind(fn, event_type)
+        options.setdefault("name", _name(fn))
         subscription = bus.subscribe(event_type, call if ranks == "all" else _on_rank_zero(call), **options)
         if cls._disabled:
             subscription.pause()
         cls._subscriptions.add(subscription)
         return subscription
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    """Return `plugin:qualname` for what a plugin defines, `module:qualname` for the rest."""
+    module, _, qualname = name_of(fn).partition(":")
+    package = ownership.package_of(module)
+    return f"{ownership.label_of(package)}:{qualname}" if package and qualname else name_of(fn)
+
+
+def _enter(listener: Subscription[Any] | PlainReceiver) -> None:
+    """Write a listener that a plugin brings, by whatever way, into the plugin's ledger."""
+    ledger = ownership.caller()
+    if ledger is None:
+        return
+    held = weakref.ref(listener)  # what its bus has dropped need not be taken back
+
+    def cancel() -> None:
+        if (listener := held()) is not None:
+            listener.cancel()
+
+    def counts() -> bool:
+        return (listener := held()) is not None and listener.state != "cancelled"
+
+    what = f"hook {PREFIX}{listener.event_type.name}" if isinstance(listener, Subscription) else "blinker receiver"
+    ledger.enter(what, cancel, counts)
+
+
+default_bus.on_subscribe = _enter  # every trainer's bus is below it
 
 
 def _on_rank_zero(call: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -151,7 +185,7 @@ class CallbackHook:
         bus = bus or default_bus
         if any(entry.owner is self for entry in bus.subscriptions()):
             return self
-        name = _free_name(bus, name or name_of(type(self)))
+        name = _free_name(bus, name or _name(type(self)))
         made: list[Subscription[Any]] = []
         try:
             for hook, fn in self._hooks():
