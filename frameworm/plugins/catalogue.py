@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from frameworm.errors import PluginError, nearest
@@ -24,11 +26,16 @@ class Catalogue:
         found = discover(root)
         paths = {candidate.path for candidate in found}
         self.candidates = (*found, *(candidate for candidate in loaded if candidate.path not in paths))
+        self.version = cache(metadata.version)
+        """The version of an installed distribution, looked up once: it stays the same while plugins are loaded."""
+        self._named: dict[str, Candidate] = {}
+        for candidate in sorted(self.candidates, key=lambda candidate: candidate.problem is not None):
+            for key in candidate.keys:
+                self._named.setdefault(key, candidate)
 
     def get(self, name: str) -> Candidate | None:
         """Return the plugin of that name; of several, one that can be loaded."""
-        named = [candidate for candidate in self.candidates if key_of(name) in candidate.keys]
-        return min(named, key=lambda candidate: candidate.problem is not None, default=None)
+        return self._named.get(key_of(name))
 
     def find(self, name: str | Path) -> Candidate:
         """Return the plugin of that name, or in that folder; raises `PluginError` where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import threading
@@ -161,6 +162,7 @@ class PluginLoader:
     ) -> dict[str, PluginError]:
         """Load what is chosen and what that requires; return what failed, by key."""
         failed: dict[str, PluginError] = {}
+        importlib.invalidate_caches()  # a file may have been written a moment ago
         for candidate in catalogue.in_order(chosen, selection):
             try:
                 self._load(candidate, catalogue, selection, failed)
@@ -186,7 +188,7 @@ class PluginLoader:
         required = [self._required(name, candidate, catalogue, failed) for name in candidate.manifest.requires]
         self._loading.add(key)
         try:
-            self._loaded[key] = loading.load(candidate, self.root, options or {}, frozenset(required))
+            self._loaded[key] = loading.load(candidate, options or {}, frozenset(required), installed=catalogue.version)
         finally:
             self._loading.remove(key)
         self._failed.pop(key, None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from frameworm.errors import FramewormError, PluginError
 from frameworm.plugins import modules, requirements
 from frameworm.plugins.discovery import Candidate
 from frameworm.plugins.entry import places
+from frameworm.plugins.project import PLUGINS
 
 
 class Loaded(NamedTuple):
@@ -50,13 +52,22 @@ class Loaded(NamedTuple):
         modules.forget(self.candidate.module)
 
 
-def load(candidate: Candidate, root: Path | None, options: Mapping[str, Any], requires: frozenset[str]) -> Loaded:
-    """Import the plugin and call its entry point with `options`; raises `PluginError` with what is wrong and where."""
+def load(
+    candidate: Candidate,
+    options: Mapping[str, Any],
+    requires: frozenset[str] = frozenset(),
+    *,
+    installed: Callable[[str], str] = version,
+) -> Loaded:
+    """Import the plugin and call its entry point with `options`; raises `PluginError` with what is wrong and where.
+
+    `installed` tells the version of a distribution, or raises PackageNotFoundError.
+    """
     loaded = Loaded(candidate, options, requires, ownership.ledger(candidate.module))
-    _check(candidate)
+    _check(candidate, installed)
     try:
         with terminal.tolerant(sys.stdout), terminal.tolerant(sys.stderr):
-            loaded.ledger.run(lambda: _register(candidate, root, options, loaded.ledger))
+            loaded.ledger.run(lambda: _register(candidate, options, loaded.ledger))
     except PluginError:
         loaded.undo()
         raise
@@ -69,10 +80,10 @@ def load(candidate: Candidate, root: Path | None, options: Mapping[str, Any], re
     return loaded
 
 
-def _check(candidate: Candidate) -> None:
+def _check(candidate: Candidate, installed: Callable[[str], str]) -> None:
     """Refuse a plugin that does not fit to what is installed."""
     manifest, where = candidate.manifest, str(candidate.path)
-    own = version("frameworm")
+    own = installed("frameworm")
     if not requirements.satisfies(own, manifest.frameworm):
         raise PluginError(
             candidate.name,
@@ -81,7 +92,7 @@ def _check(candidate: Candidate) -> None:
             expected=f"frameworm {manifest.frameworm}",
             got=f"frameworm {own}",
         )
-    missing = requirements.missing(manifest.dependencies)
+    missing = requirements.missing(manifest.dependencies, installed=installed)
     if missing:
         raise PluginError(
             candidate.name,
@@ -93,10 +104,12 @@ def _check(candidate: Candidate) -> None:
         )
 
 
-def _register(candidate: Candidate, root: Path | None, options: Mapping[str, Any], ledger: Ledger) -> None:
-    if candidate.source == "project":
-        modules.open_project(candidate.path.parent.parent if root is None else root)
-    module = modules.import_fresh(candidate.module)
+def _register(candidate: Candidate, options: Mapping[str, Any], ledger: Ledger) -> None:
+    if candidate.module.startswith(f"{PLUGINS}."):
+        modules.open_project(candidate.path.parent.parent)
+    elif candidate.source == "project":  # a package that need not be installed
+        modules.open_folder(candidate.path.parent)
+    module = import_module(candidate.module)
     entry_point = _entry_point(candidate, module)
     if entry_point is not None:
         create("plugin", candidate.name, entry_point, options, where=str(candidate.path))
@@ -117,7 +130,7 @@ def _entry_point(candidate: Candidate, package: ModuleType) -> Any:
     for name, attribute in places(candidate.manifest.entry_point, candidate.module, candidate.keys):
         if name != package.__name__ and not modules.exists(name):
             continue
-        found: Any = package if name == package.__name__ else modules.import_fresh(name)
+        found: Any = package if name == package.__name__ else import_module(name)
         for part in attribute.split("."):
             found = getattr(found, part, None)
         if found is not None:

@@ -22,17 +22,16 @@ def open_project(root: Path) -> None:
 
     The root is appended to `sys.path`, where it hides nothing and processes that are spawned get it from.
     """
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
-        importlib.invalidate_caches()
+    open_folder(root)
     package = importlib.import_module(NAMESPACE)
     package.__path__ = list(dict.fromkeys([str(root / NAMESPACE), *package.__path__]))
 
 
-def import_fresh(name: str) -> ModuleType:
-    """Import a module whose file may have been written a moment ago."""
-    importlib.invalidate_caches()
-    return importlib.import_module(name)
+def open_folder(folder: Path) -> None:
+    """Make what is in a folder importable, behind all that is already."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
 
 
 def exists(name: str) -> bool:
