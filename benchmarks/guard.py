@@ -20,7 +20,7 @@ from itertools import chain
 
 import msgspec
 
-from benchmarks import emit, startup, step
+from benchmarks import emit, plugins, startup, step
 from benchmarks.paired import Ratio
 
 TRIES = 3
@@ -78,10 +78,16 @@ def rows() -> Iterator[Row]:
     off, sampled, each = "journal off", partial(step.journal_against_none, 10), partial(step.journal_against_none, 1)
     yield Row("step, no listeners, journal off", "bare PyTorch loop", 1.07, step.plain_against_bare, bare, 1.04)
     yield Row("step, five document hooks", "bare PyTorch loop", 1.13, step.hooks_against_bare, bare, 1.07)
+    yield Row("step, five hooks of a plugin", "bare PyTorch loop", 1.13, step.plugins_hooks_against_bare, bare, 1.07)
+    yield Row("step, five hooks of a plugin", "five hooks by hand", 1.03, step.plugins_hooks_against_hooks, bare)
     yield Row("step, journal, log_every=10", off, 1.08, sampled, bare, 1.03)
     yield Row("step, journal, a record per step", off, 1.22, each, bare, 1.10)
     click = cache(startup.click_against_itself)
     yield Row("frameworm --help", "import click", 3.0, startup.help_against_click, click)
+    none = cache(plugins.list_against_itself)
+    yield Row("frameworm plugins list, 200 of them", "the same with none", 2.0, plugins.list_against_none, none)
+    by_hand = cache(plugins.import_against_itself)
+    yield Row("load 100 small plugins", "import them by hand", 3.0, plugins.load_against_import, by_hand)
 
 
 def orientation() -> Iterator[Row]:
@@ -105,7 +111,7 @@ def judge(row: Row, *, tries: int = TRIES) -> Verdict:
 def report(verdicts: Iterable[Verdict]) -> bool:
     """Print each verdict as it comes; return whether all passed."""
     print(
-        f"{'what':34}{'against':26}{'measured':>10}{'± 95 %':>9}{'goal':>7}{'bar':>7}{'noise':>8}{'margin':>9}  tries"
+        f"{'what':36}{'against':26}{'measured':>10}{'± 95 %':>9}{'goal':>7}{'bar':>7}{'noise':>8}{'margin':>9}  tries"
     )
     passed = True
     for verdict in verdicts:
@@ -116,7 +122,7 @@ def report(verdicts: Iterable[Verdict]) -> bool:
             goal, bar, margin = f"{row.goal or row.bar:.2f}", f"{row.bar:.2f}", f"{1 - ratio.median / row.bar:.1%}"
             outcome = "PASS" if verdict.passed else "FAIL"
         print(
-            f"{row.what:34}{row.against:26}{ratio.median:10.3f}{spread:9.3f}{goal:>7}{bar:>7}{verdict.noise:8.1%}"
+            f"{row.what:36}{row.against:26}{ratio.median:10.3f}{spread:9.3f}{goal:>7}{bar:>7}{verdict.noise:8.1%}"
             f"{margin:>9}{verdict.tries:7}  {outcome}",
             flush=True,
         )

@@ -89,7 +89,9 @@ def project(plugins: int, code: str) -> Iterator[Path]:
 
 def run(code: str, folder: Path) -> str:
     """Run Python code in a new interpreter in a folder; return what it printed."""
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 def list_against_none(*, pairs: int = PAIRS) -> Ratio:

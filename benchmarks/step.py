@@ -7,7 +7,7 @@ PyTorch's own work shows. Journals are written to a temporary folder on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +17,32 @@ from torch.nn import functional
 
 from benchmarks.paired import PAIRS, Pair, Ratio, measure, summarize
 from benchmarks.stepping import Batch, Classifier, Stepping, adamw, one_core
-from bus import EventBus
+from bus import EventBus, default_bus
 from frameworm.config import TrainerConfig
 from frameworm.delivery.journal import Journal
 from frameworm.plugins.hooks import CallbackHook
+from frameworm.plugins.loader import PluginLoader
 from frameworm.training.trainer import Trainer
+
+PLUGIN = """
+from frameworm.plugins.hooks import HookRegistry
+
+def register():
+    @HookRegistry.on("on_batch_begin")
+    def batch_begin(trainer, batch_idx, batch): ...
+
+    @HookRegistry.on("on_batch_end")
+    def batch_end(trainer, batch_idx, loss): ...
+
+    @HookRegistry.on("on_backward_begin")
+    def backward_begin(trainer, loss): ...
+
+    @HookRegistry.on("on_backward_end")
+    def backward_end(trainer): ...
+
+    @HookRegistry.on("on_optimizer_step")
+    def optimizer_step(trainer): ...
+"""
 
 LIVES = 15  # how often a comparison's loops are made anew
 
@@ -57,10 +78,18 @@ def fit_bare(batches: Iterator[Batch], *, fused: bool = False) -> None:
 
 
 def fit_trainer(
-    batches: Iterator[Batch], *, fused: bool = False, hooks: bool = False, record_every: int | None = None
+    batches: Iterator[Batch],
+    *,
+    fused: bool = False,
+    hooks: bool = False,
+    record_every: int | None = None,
+    parent: EventBus | None = None,
 ) -> None:
-    """Train with the trainer: with hooks on five events, with a journal that records every so many-th batch."""
-    bus = EventBus()
+    """Train with the trainer: with hooks on five events, with a journal that records every so many-th batch.
+
+    Whoever listens to `parent` hears the trainer, too.
+    """
+    bus = EventBus(parent)
     model = Classifier()
     options = TrainerConfig(epochs=1, device="cpu")
     trainer = Trainer(model, batches, optimizer=adamw(model, fused=fused), bus=bus, options=options)
@@ -112,6 +141,31 @@ def fused_against_bare() -> Ratio:
 def hooks_against_bare() -> Ratio:
     """Measure the trainer with a hook on each of the five events of a batch."""
     return versus(partial(fit_trainer, hooks=True), fit_bare)
+
+
+def plugins_hooks_against_bare() -> Ratio:
+    """Measure the trainer with a plugin's hooks on the five events."""
+    with plugin_with_five_hooks():
+        return versus(partial(fit_trainer, parent=default_bus), fit_bare)
+
+
+def plugins_hooks_against_hooks() -> Ratio:
+    """Measure a plugin's five hooks against the same registered by hand."""
+    with plugin_with_five_hooks():
+        return versus(partial(fit_trainer, parent=default_bus), partial(fit_trainer, hooks=True))
+
+
+@contextmanager
+def plugin_with_five_hooks() -> Iterator[None]:
+    """Load a plugin whose hooks every trainer below the default bus calls."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "frameworm_plugins", "five-hooks")
+        path.mkdir(parents=True)
+        (path / "__init__.py").write_text(PLUGIN, encoding="utf-8")
+        loader = PluginLoader(Path(folder))
+        loader.load("five-hooks")
+        yield
+        loader.unload("five-hooks")
 
 
 def journal_against_none(record_every: int) -> Ratio:
