@@ -4,6 +4,7 @@
 
     result = frameworm.train("config.yaml", ["trainer.epochs=3"])
     model = frameworm.load_model(result.directory)
+    metrics = frameworm.evaluate("config.yaml").metrics
 
 The names below are imported when they are first used: `import frameworm` itself needs no torch.
 """
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-    from frameworm.app import load_model, session, train
+    from frameworm.app import session, train
     from frameworm.config import Config, TrainerConfig
     from frameworm.errors import FramewormError, StopTraining, UserError
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
+    from frameworm.trained import evaluate, load_model
     from frameworm.training.run import RunInfo, TrainResult
     from frameworm.training.trainer import Trainer
 
@@ -32,7 +34,8 @@ _HOMES = {
     "Trainer": "frameworm.training.trainer",
     "TrainerConfig": "frameworm.config",
     "UserError": "frameworm.errors",
-    "load_model": "frameworm.app",
+    "evaluate": "frameworm.trained",
+    "load_model": "frameworm.trained",
     "session": "frameworm.app",
     "train": "frameworm.app",
 }
@@ -48,6 +51,7 @@ __all__ = [
     "Trainer",
     "TrainerConfig",
     "UserError",
+    "evaluate",
     "load_model",
     "session",
     "train",

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 from torch import nn
@@ -21,14 +20,14 @@ from frameworm.core import create, get_callback, get_dataset, get_model
 from frameworm.data import Loaders, as_splits, loaders
 from frameworm.delivery.journal import Journal
 from frameworm.environment import environment
-from frameworm.errors import CheckpointError, ModelContractError, UserError
+from frameworm.errors import ModelContractError, UserError
 from frameworm.events import HooksSwitched, TrainBegin
 from frameworm.listeners.checkpointing import Checkpointing
 from frameworm.plugins.hooks import HookRegistry
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection, select
 from frameworm.runs import RunDirectory
-from frameworm.training.checkpoint import CheckpointStore, load
+from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
 from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import seed_everything
