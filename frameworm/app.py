@@ -255,7 +255,8 @@ def _describe(run: RunDirectory, config: Config, attempt: int) -> None:
     if run.config.exists() and run.config.read_text("utf-8") != text:
         run.config.rename(run.config.with_name(f"config.{attempt - 1}.yaml"))
     run.config.write_text(text, "utf-8")
-    environment(available_devices()).write(run.environment(attempt))
+    plugins = {plugin.name: plugin.version for plugin in get_plugin_loader().loaded()}
+    environment(available_devices(), plugins).write(run.environment(attempt))
 
 
 @contextmanager

@@ -8,9 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -38,7 +39,10 @@ class Hardware(msgspec.Struct, frozen=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """Where a process runs; secrets in `command` are left out, `git` is None outside a repository."""
+    """Where a process runs; secrets in `command` are left out, `git` is None outside a repository.
+
+    `packages` are those that are installed, `plugins` those that are loaded, each with its version.
+    """
 
     command: tuple[str, ...]
     directory: str
@@ -49,14 +53,18 @@ class Environment(msgspec.Struct, frozen=True):
     git: Git | None
     hardware: Hardware
     packages: dict[str, str]
+    plugins: dict[str, str]
 
     def write(self, path: Path) -> None:
         """Write it to `path`, as JSON; raises OSError."""
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
-def environment(accelerators: Sequence[str] = ()) -> Environment:
-    """Look at this process's environment; `accelerators` are the names of the devices, which only torch can tell."""
+def environment(accelerators: Sequence[str] = (), plugins: Mapping[str, str] = MappingProxyType({})) -> Environment:
+    """Look at this process's environment.
+
+    `accelerators` are the names of the devices, which only torch can tell, `plugins` the versions of those loaded.
+    """
     directory = Path.cwd()
     return Environment(
         command=tuple(redact_command(sys.orig_argv)),
@@ -68,6 +76,7 @@ def environment(accelerators: Sequence[str] = ()) -> Environment:
         git=git_state(directory),
         hardware=_hardware(accelerators),
         packages=_packages(),
+        plugins=dict(plugins),
     )
 
 

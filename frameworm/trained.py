@@ -18,7 +18,7 @@ from frameworm.core import get_metric
 from frameworm.data.loading import EpochLoader
 from frameworm.errors import CheckpointError, DataError, RunError, StopTraining, UserError, nearest
 from frameworm.events import MetricsLogged, ValidationEnd
-from frameworm.plugins.loader import load_plugins
+from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection
 from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import CheckpointStore, load
@@ -58,10 +58,17 @@ def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best
     directory = runs.find(Path("runs"), str(run))
     settings = Section(configs.read(directory.config))
     found = _kept(directory, checkpoint, settings.checkpoint)
-    load_plugins()
+    load_plugins(_as_in(settings))
     model = app.build_model(settings.model.name, settings, where=str(directory.config))
     load(found.path, model, model_name=settings.model.name)
     return model.eval()
+
+
+def _as_in(settings: Section) -> Selection:
+    """Return the plugins of a run's config, none of which must be there: the model may do without."""
+    given = settings.plugins.to_dict()
+    disabled = frozenset(given.pop("disable"))
+    return Selection(disabled=disabled, remembered=get_plugin_loader().memory.disabled(), options=given)
 
 
 def evaluate(

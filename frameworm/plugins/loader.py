@@ -81,6 +81,10 @@ class PluginLoader:
         remembered = self.memory.disabled()
         return [self._view(candidate, remembered) for candidate in self._catalogue().candidates]
 
+    def loaded(self) -> list[Plugin]:
+        """Return those that are loaded, in the order of loading."""
+        return [self._view(loaded.candidate) for loaded in self._loaded.values()]
+
     def get(self, name: str | Path) -> Plugin:
         """Return the plugin of that name; raises `PluginError` with what is near and where was looked."""
         return self._view(self._catalogue().find(name), self.memory.disabled())

@@ -173,6 +173,9 @@ def test_all_fourteen_hooks_in_their_order(project: Path, write: Write) -> None:
     assert first[-5:-3] == [("validation_begin",), ("validation_end", ["val_loss"])]
     assert last == [("epoch_end", 0, metrics), ("checkpoint_save", False), ("train_end", "finished")]
 
+    (environment,) = (project / "runs").glob("*/environment.json")
+    assert json.loads(environment.read_text())["plugins"]["fourteen"] == "0.0.0"
+
     module.seen.clear()
     config = frameworm.config.load(project / "config.yaml", ["trainer.epochs=2"])
     with app.session(config, resume="latest") as trainer:
