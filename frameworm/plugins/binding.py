@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import frameworm.events  # noqa: F401  the hooks are named after what it defines
 from bus import Event, event_types
 from bus.subscription import code_of, is_async, name_of
 from frameworm.errors import HookError, nearest
@@ -38,12 +39,23 @@ def bind(fn: Callable[..., Any], event_type: type[Event]) -> Callable[[Any], obj
     Raises `HookError` for a required parameter that nothing can fill, with the file and line of the hook.
     """
     if is_async(fn):
-        raise HookError(f"{name_of(fn)} is a coroutine function", where=place_of(fn), expected="a plain function")
-    fields = {argument: event_type.aliases.get(argument, argument) for argument in event_type.arguments}
+        raise refused_coroutine(name_of(fn), place_of(fn))
     try:
-        parameters = list(inspect.signature(fn).parameters.values())
+        signature = inspect.signature(fn)
     except ValueError:  # a builtin without a signature takes what there is
-        return _caller(fn, list(fields.values()), {})
+        return _caller(fn, list(_fields(event_type).values()), {})
+    return _caller(fn, *arguments_for(signature, event_type, name_of(fn), place_of(fn)))
+
+
+def arguments_for(
+    signature: inspect.Signature, event_type: type[Event], name: str, where: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return which fields of the event a hook with that signature gets, in their order and by its parameters' names.
+
+    Raises `HookError` about the hook called `name`, which is defined at `where`.
+    """
+    fields = _fields(event_type)
+    parameters = list(signature.parameters.values())
     taken = {parameter.name for parameter in parameters} & fields.keys()
     positional: list[str] = []
     named: dict[str, str] = {}
@@ -58,12 +70,22 @@ def bind(fn: Callable[..., Any], event_type: type[Event]) -> Callable[[Any], obj
         else:
             argument = _argument_for(parameter, index, list(fields), taken)
             if argument is None and parameter.default is parameter.empty:
-                raise _unfillable(fn, event_type, parameter)
+                raise _unfillable(name, where, signature, event_type, parameter)
             if argument is not None and parameter.kind is not parameter.KEYWORD_ONLY and in_line:
                 positional.append(fields[argument])
             elif argument is not None and parameter.kind is not parameter.POSITIONAL_ONLY:
                 named[parameter.name] = fields[argument]
-    return _caller(fn, positional, named)
+    return positional, named
+
+
+def refused_coroutine(name: str, where: str) -> HookError:
+    """Return the error about a hook of which a call would run nothing."""
+    return HookError(f"{name} is a coroutine function", where=where, expected="a plain function")
+
+
+def _fields(event_type: type[Event]) -> dict[str, str]:
+    """Return the field of an event that each of its hook's arguments is, in the document's order."""
+    return {argument: event_type.aliases.get(argument, argument) for argument in event_type.arguments}
 
 
 def _argument_for(parameter: inspect.Parameter, index: int, arguments: list[str], taken: set[str]) -> str | None:
@@ -93,11 +115,13 @@ def place_of(fn: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
 
 
-def _unfillable(fn: Callable[..., Any], event_type: type[Event], parameter: inspect.Parameter) -> HookError:
+def _unfillable(
+    name: str, where: str, signature: inspect.Signature, event_type: type[Event], parameter: inspect.Parameter
+) -> HookError:
     return HookError(
-        f"{name_of(fn)} cannot be called as {PREFIX}{event_type.name}: nothing fills its parameter {parameter.name!r}",
-        where=place_of(fn),
+        f"{name} cannot be called as {PREFIX}{event_type.name}: nothing fills its parameter {parameter.name!r}",
+        where=where,
         expected=f"({', '.join(event_type.arguments)}) or fewer",
-        got=str(inspect.signature(fn)),
+        got=str(signature),
         hint=f"give {parameter.name!r} a default, or leave it out",
     )

@@ -153,6 +153,7 @@ def _with_manifest(candidate: Candidate) -> Candidate:
         manifest, warnings = read_manifest(candidate.path / FILE)
     except ManifestError as error:
         problem = PluginError(candidate.name, f"its manifest is wrong\n{error}", where=error.where)
+        problem.__cause__ = error
         return msgspec.structs.replace(candidate, problem=problem, has_manifest=True)
     return msgspec.structs.replace(
         candidate, name=manifest.name, manifest=manifest, has_manifest=True, warnings=warnings

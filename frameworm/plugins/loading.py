@@ -64,7 +64,7 @@ def load(
     `installed` tells the version of a distribution, or raises PackageNotFoundError.
     """
     loaded = Loaded(candidate, options, requires, ownership.ledger(candidate.module))
-    _check(candidate, installed)
+    check(candidate, installed)
     try:
         with terminal.tolerant(sys.stdout), terminal.tolerant(sys.stderr):
             loaded.ledger.run(lambda: _register(candidate, options, loaded.ledger))
@@ -80,8 +80,8 @@ def load(
     return loaded
 
 
-def _check(candidate: Candidate, installed: Callable[[str], str]) -> None:
-    """Refuse a plugin that does not fit to what is installed."""
+def check(candidate: Candidate, installed: Callable[[str], str] = version) -> None:
+    """Raise `PluginError` for a plugin that does not fit to what is installed."""
     manifest, where = candidate.manifest, str(candidate.path)
     own = installed("frameworm")
     if not requirements.satisfies(own, manifest.frameworm):

@@ -13,7 +13,7 @@ from frameworm.config.document import Document, read_mapping, read_text
 from frameworm.core.builtins import BUILTINS
 from frameworm.errors import ConfigError, ManifestError, UserError, nearest
 from frameworm.plugins import requirements
-from frameworm.plugins.binding import hook_names
+from frameworm.plugins.binding import PREFIX, hook_names
 from frameworm.plugins.names import check_name
 
 FILE = "plugin.yaml"
@@ -174,7 +174,11 @@ class _Check:
     def _hooks(self, hooks: Sequence[str]) -> None:
         known = contributions() if hooks else ()
         for index, hook in enumerate(hooks):
-            if hook not in known:
+            if hook not in known and hook.startswith(PREFIX):  # another plugin may publish such an event
+                near = nearest(hook, known)
+                meant = f"; did you mean {near}?" if near else ""
+                self._warnings.append(f"{self._places.of(('hooks', str(index)))}: no event has the hook {hook}{meant}")
+            elif hook not in known:
                 expected = f"{', '.join(BUILTINS)}, or the name of a hook"
                 message = f"unknown hook {hook!r}"
                 self._report(("hooks", str(index)), message, expected=expected, hint=nearest(hook, known))

@@ -62,6 +62,16 @@ def advice(needs: Iterable[Missing]) -> str:
     return shlex.join(words)
 
 
+def names(requirements: Iterable[str]) -> set[str]:
+    """Return the distributions that requirements name, in the form in which `key` gives them."""
+    return {key(Requirement(text).name) for text in requirements}
+
+
+def key(distribution: str) -> str:
+    """Return a distribution's name as names are compared (PEP 503)."""
+    return canonicalize_name(distribution)
+
+
 def requirement_problem(text: str) -> str | None:
     """Return what is wrong with a requirement, None when nothing is."""
     try:
