@@ -273,13 +273,15 @@ class ValidationBegin(TrainingEvent, frozen=True):
 
 
 class ValidationBatchEnd(TrainingEvent, frozen=True):
-    """After a batch of validation; `loss` is detached and 0-dim."""
+    """After a batch of validation; `loss` is detached and 0-dim, `outputs` are what `compute_loss` returned."""
 
-    arguments: ClassVar = ("trainer", "batch_idx", "loss")
+    arguments: ClassVar = ("trainer", "batch_idx", "loss", "batch", "outputs")
     recorded: ClassVar = Recorded.ON_DEMAND
 
     batch_idx: int
     loss: Scalar
+    batch: Live[Any]
+    outputs: Live[Mapping[str, Any]]
 
 
 class ValidationEnd(TrainingEvent, frozen=True):

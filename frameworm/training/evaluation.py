@@ -95,7 +95,8 @@ class Evaluation:
             outputs = self._evaluated(batch)
             means.add(outputs["loss"], scalars(outputs), size_of(batch))
             if self._batch_end.active:
-                self._batch_end.emit(ValidationBatchEnd(self._source, index, outputs["loss"].detach()))
+                loss = outputs["loss"].detach()
+                self._batch_end.emit(ValidationBatchEnd(self._source, index, loss, batch, outputs))
         found = means.read()
         if not found:
             raise DataError("the validation data have no batches", expected="data that can be iterated each time")

@@ -109,7 +109,8 @@ def group_norms(optimizer: torch.optim.Optimizer, total: Tensor | None = None) -
 
 def _norm(gradients: list[Tensor]) -> Tensor:
     parts = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]))
+    return norm
 
 
 def register() -> None:

@@ -381,7 +381,9 @@ def test_a_number_that_does_not_arrive_is_described(tmp_path: Path) -> None:
 
 def test_a_device_is_never_waited_for(tmp_path: Path) -> None:
     """Without a way to copy, a device scalar is described, not read."""
-    record = record_of(tmp_path, ValidationBatchEnd(TRAINER, 0, FakeScalar()), every={ValidationBatchEnd: 1})
+    record = record_of(
+        tmp_path, ValidationBatchEnd(TRAINER, 0, FakeScalar(), object(), {}), every={ValidationBatchEnd: 1}
+    )
     assert record["loss"] == "<FakeScalar on fake:0>"
 
 

@@ -43,7 +43,7 @@ SAMPLES: tuple[TrainingEvent, ...] = (
     events.OptimizerStep(TRAINER),
     events.OptimizerStepped(TRAINER, None),
     events.ValidationBegin(TRAINER),
-    events.ValidationBatchEnd(TRAINER, 0, 0.5),
+    events.ValidationBatchEnd(TRAINER, 0, 0.5, object(), {}),
     events.ValidationEnd(TRAINER, {"val_loss": 0.5}),
     events.CheckpointSave(TRAINER, "checkpoints/a"),
     events.CheckpointSaved(TRAINER, "checkpoints/a"),

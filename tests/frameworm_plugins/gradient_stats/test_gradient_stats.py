@@ -99,8 +99,7 @@ def test_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         trainer.fit()
         without = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     watched = {**CONFIG, "callbacks": [{"gradient_stats": {"every": 2, "explode": 1e-3}}]}
-    watched["trainer"] = {**CONFIG["trainer"], "clip_norm": 1e6}
-    with app.session(config.parse(watched)) as trainer:
+    with app.session(config.parse(watched, ["trainer.clip_norm=1e6"])) as trainer:
         trainer.fit()
         with_it = [parameter.detach() for parameter in trainer.model.parameters()]
         assert trainer.run_dir is not None
