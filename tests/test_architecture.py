@@ -57,6 +57,7 @@ DOORS = {
         "frameworm.listeners",
         "frameworm.metrics",
         "frameworm.models",
+        "frameworm.trained",
         "frameworm.training",
     ),
     "yaml": ("frameworm.config",),

@@ -14,7 +14,8 @@ from docs.generate import PAGE, page
 from tests.run_page import Block, PageError, blocks_of, check_session, matches, run_page, shell
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLUGINS = ROOT / "docs" / "creating-plugins.md"  # has a test of its own, which reads it as its reader does
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").glob("*.md")) - {PLUGINS})]
 
 
 @pytest.mark.timeout(180)

@@ -10,8 +10,10 @@ import click
 COMMANDS = {
     "init": "Write a commented config that trains on real data.",
     "train": "Train a model.",
+    "evaluate": "Judge a trained model on the validation data.",
     "runs": "List, show and prune runs.",
     "events": "Show what a run publishes and records.",
+    "plugins": "Create, load, list and check plugins.",
 }
 """Each is `frameworm.cli.<name>:<name>`; its help is repeated here, where nothing need be imported for it."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,6 +57,18 @@ _ledgers: dict[str, Ledger] = {}
 def ledger(package: str) -> Ledger:
     """The ledger of the plugin whose code is the package (or module) of that name; from now on it has one."""
     return _ledgers.setdefault(package, Ledger(package))
+
+
+@contextmanager
+def fresh_ledgers() -> Iterator[None]:
+    """Put all ledgers aside, and bring them back at the end."""
+    before = dict(_ledgers)
+    _ledgers.clear()
+    try:
+        yield
+    finally:
+        _ledgers.clear()
+        _ledgers.update(before)
 
 
 def caller() -> Ledger | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
@@ -99,6 +100,17 @@ class Registry:
             self._layers[name] = layers
         else:
             self._layers.pop(name, None)
+
+    @contextmanager
+    def without_plugins(self) -> Iterator[None]:
+        """Put aside what plugins have registered, and bring it back at the end, whatever comes and goes meanwhile."""
+        before = {name: list(layers) for name, layers in self._layers.items()}
+        kept = {name: [entry for entry in layers if entry.ledger is None] for name, layers in before.items()}
+        self._layers = {name: layers for name, layers in kept.items() if layers}
+        try:
+            yield
+        finally:
+            self._layers = before
 
     def get(self, name: str, *, where: str | None = None) -> Callable[..., Any]:
         """The object called `name`, or the one at an import path "package.module:attribute".

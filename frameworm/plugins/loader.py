@@ -262,6 +262,12 @@ def get_plugin_loader() -> PluginLoader:
     return _loader
 
 
+def use(loader: PluginLoader) -> None:
+    """Make `loader` the process's."""
+    global _loader  # noqa: PLW0603  there is one in a process
+    _loader = loader
+
+
 def load_plugins(selection: Selection | Iterable[str] | None = None, *, strict: bool = False) -> LoadResult:
     """Load every plugin that is found and not disabled, or those of the given names; what is loaded stays as it is.
 

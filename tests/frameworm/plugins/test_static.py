@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import frameworm
 from frameworm.plugins.discovery import at
 from frameworm.plugins.static import Finding, check
 from tests.frameworm.plugins.conftest import Write
@@ -33,7 +34,7 @@ def found(path: Path) -> list[tuple[str, str, int]]:
         ("import yaml, packaging.version\ndef register(): ...", "dependencies: [PyYAML, packaging>=2]"),
         (
             HOOKS
-            + "class C(CallbackHook):\n    on_epoch_end = None\n    @staticmethod\n    def on_train_end(): ...\nregister = C",
+            + "class C(CallbackHook):\n  on_epoch_end = None\n  @staticmethod\n  def on_train_end(): ...\nregister = C",
             "",
         ),
         (HOOKS + "NAME = 'on_' + 'x'\nHookRegistry.on(NAME)(print)\n", ""),
@@ -49,8 +50,10 @@ def test_valid_plugins_have_no_findings(write: Write, code: str, manifest: str) 
 
 def test_shipped_plugins_have_no_findings() -> None:
     """What ships is an example to follow."""
-    folder = Path(__file__).parents[3] / "frameworm_plugins"
-    for path in sorted(path.parent for path in folder.glob("*/plugin.yaml")):
+    folder = Path(frameworm.__file__).parent.parent / "frameworm_plugins"
+    paths = sorted(path.parent for path in folder.glob("*/plugin.yaml"))
+    assert len(paths) >= 4
+    for path in paths:
         assert check(at(path)) == (), path
 
 

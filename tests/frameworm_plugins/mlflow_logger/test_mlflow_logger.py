@@ -78,7 +78,8 @@ class Store:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What was logged to the stand-in, by run."""
     monkeypatch.chdir(tmp_path)
-    store = type("MlflowClient", (Store,), {"runs": {}})
+    kept: dict[str, Any] = {}
+    store = type("MlflowClient", (Store,), {"runs": kept})
     contents: dict[str, dict[str, Any]] = {
         "mlflow": {"MlflowClient": store},
         "mlflow.entities": {"Param": Entity, "Metric": Entity},
@@ -88,7 +89,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(mlflow_logger, "find_spec", lambda _name: object())
-    return store.runs  # type: ignore[attr-defined]  # made three lines above
+    return kept
 
 
 def train(*overrides: str, resume: str | None = None, fail: bool = False) -> None:
