@@ -103,7 +103,9 @@ def check_session(session: str) -> None:
 def matches(shown: str, output: str) -> bool:
     """Whether the output is what is shown, but for numbers, ids, white space and lines of `...`."""
     pattern = "".join(
-        r"(?:.*\n)*?" if line.strip() in ("...", "…") else _loose(line) + r"\s*\n" for line in shown.splitlines()
+        r"(?:.*\n)*?" if line.strip() in ("...", "…") else _loose(line) + r"\s*\n"
+        for line in shown.splitlines()
+        if line.strip()
     )
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
     lines = "".join(" ".join(line.split()) + "\n" for line in plain.splitlines() if line.strip())

@@ -142,7 +142,7 @@ assert frameworm.train("config.yaml", mlp).status == "finished"
     assert "ended FINISHED" in result.stdout
     (failure,) = [line for line in result.stderr.splitlines() if "failed on" in line]
     assert failure.startswith("mlflow-logger:MLflowLogger failed on train_begin at ")
-    assert f"{folder / '__init__.py'}:11" in failure
+    assert f"{folder / '__init__.py'}:12" in failure
     assert "experiment_name" in result.stderr
 
 
@@ -165,20 +165,22 @@ def test_debugging(blocks: list[Block], reader: Reader) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide(tmp_path: Path) -> None:
     """What follows the document runs as every other page does."""
-    text = PAGE.read_text(encoding="utf-8")
-    lines = text.partition(GUIDE)[0].count("\n")
+    document, _, text = PAGE.read_text(encoding="utf-8").partition(GUIDE)
     guide = tmp_path / "guide.md"
-    guide.write_text("\n" * lines + text[len(text.partition(GUIDE)[0]) :], encoding="utf-8")
+    guide.write_text("\n" * document.count("\n") + GUIDE + text, encoding="utf-8")  # with the page's own lines
     project = tmp_path / "project"
     project.mkdir()
+    environ = Reader(project).environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    del environ["PYTHONPATH"]
     result = subprocess.run(
         [sys.executable, "-P", Path(__file__).with_name("run_page.py"), guide],
         cwd=project,
-        env=Reader(project).environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        env=environ,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert int(result.stdout.splitlines()[-1]) > 5

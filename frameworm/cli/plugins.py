@@ -189,7 +189,8 @@ def check(ctx: click.Context, name: str | Path | None, *, as_json: bool) -> None
         )
     else:
         for candidate, finding in findings:
-            write_line(f"{finding.where}: {finding.level}: {candidate.name}: {finding.message}")
+            where = finding.where.removeprefix(f"{Path.cwd()}{os.sep}")
+            write_line(f"{where}: {finding.level}: {candidate.name}: {finding.message}")
             if finding.hint is not None:
                 write_line(f"  try: {finding.hint}")
         counts = _counted(wrong, "error"), _counted(len(findings) - wrong, "warning")

@@ -340,11 +340,11 @@ class TestChecking:
         manifest = "entry_point: nowhere\nautor: me\ndependencies: [torch>=99, nothing-like-this]\nframeworm: '>=0'\n"
         code = "from frameworm.plugins.hooks import HookRegistry\n\ndef register():\n"
         code += "    @HookRegistry.on('on_epoch_ends')\n    def my_hook(trainer): ...\n"
-        path = write("wrong", code, manifest)
+        write("wrong", code, manifest)
         done = plugins("check", "wrong")
         assert (done.exit_code, done.stderr) == (1, "")
         *findings, counts = done.stdout.splitlines()
-        places = [line.removeprefix(f"{path}/").partition(": wrong: ")[0] for line in findings if line[0] != " "]
+        places = [line.removeprefix("frameworm_plugins/wrong/").partition(": wrong: ")[0] for line in findings if line[0] != " "]
         assert "plugin.yaml:3: warning" in places
         assert "__init__.py:5: error" in places
         assert "  try: on_epoch_end" in findings
