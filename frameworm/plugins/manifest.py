@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -138,25 +138,25 @@ class _Check:
             return None
         return str(value)
 
-    def _texts(self, key: str, value: Any) -> tuple[str, ...]:
+    def _texts(self, key: str, value: Any) -> tuple[str | None, ...]:
+        """Return the items of a list, None for one that is reported."""
         items = value if isinstance(value, list) else [value]
         for index, item in enumerate(items):
             if item is None or isinstance(item, dict | list):
                 place, expected = (key, str(index)), "a text for each item"
                 self._report(place, f"wrong value for {key}", expected=expected, got=_kind(item))
-        return tuple(str(item) for item in items)
+        return tuple(None if item is None or isinstance(item, dict | list) else str(item) for item in items)
 
     def _values(self, fields: Mapping[str, Any]) -> None:
         """Look at what the values mean."""
         if "name" in fields:
             self._name(("name",), fields["name"])
-        for index, name in enumerate(fields.get("requires", ())):
-            self._name(("requires", str(index)), name)
-        for index, text in enumerate(fields.get("dependencies", ())):
+        for place, name in _items(fields, "requires"):
+            self._name(place, name)
+        for place, text in _items(fields, "dependencies"):
             if problem := requirements.requirement_problem(text):
-                place = ("dependencies", str(index))
                 self._report(place, f"no requirement: {problem}", expected="such as torch>=2.0.0", got=repr(text))
-        self._hooks(fields.get("hooks", ()))
+        self._hooks(list(_items(fields, "hooks")))
         entry_point = fields.get("entry_point", "register")
         if not _ENTRY_POINT.fullmatch(entry_point):
             expected = "a function of the plugin, such as register or module:register"
@@ -171,17 +171,17 @@ class _Check:
         if not requirements.is_version(version):
             self._warnings.append(f"{self._places.of(('version',))}: {version!r} is no version such as 1.0.0")
 
-    def _hooks(self, hooks: Sequence[str]) -> None:
+    def _hooks(self, hooks: Sequence[tuple[tuple[str, str], str]]) -> None:
         known = contributions() if hooks else ()
-        for index, hook in enumerate(hooks):
+        for place, hook in hooks:
             if hook not in known and hook.startswith(PREFIX):  # another plugin may publish such an event
                 near = nearest(hook, known)
                 meant = f"; did you mean {near}?" if near else ""
-                self._warnings.append(f"{self._places.of(('hooks', str(index)))}: no event has the hook {hook}{meant}")
+                self._warnings.append(f"{self._places.of(place)}: no event has the hook {hook}{meant}")
             elif hook not in known:
                 expected = f"{', '.join(BUILTINS)}, or the name of a hook"
                 message = f"unknown hook {hook!r}"
-                self._report(("hooks", str(index)), message, expected=expected, hint=nearest(hook, known))
+                self._report(place, message, expected=expected, hint=nearest(hook, known))
 
     def _name(self, path: tuple[str, ...], name: str) -> None:
         try:
@@ -192,6 +192,11 @@ class _Check:
 
     def _report(self, path: tuple[str, ...], message: str, **details: str | None) -> None:
         self._findings.append(ManifestError(message, where=self._places.of(path), **details))
+
+
+def _items(fields: Mapping[str, Any], key: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Return the texts of a list with their places in the document."""
+    return (((key, str(index)), text) for index, text in enumerate(fields.get(key, ())) if text is not None)
 
 
 def _kind(value: Any) -> str:

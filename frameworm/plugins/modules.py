@@ -51,8 +51,8 @@ def forget(package: str) -> None:
             with suppress(OSError):
                 Path(module.__spec__.cached).unlink()
         parent, _, child = name.rpartition(".")
-        if vars(sys.modules.get(parent, module)).get(child) is module:
-            delattr(sys.modules[parent], child)
+        if parent == NAMESPACE and vars(sys.modules[NAMESPACE]).get(child) is module:
+            delattr(sys.modules[NAMESPACE], child)  # the plugin's own packages stay whole, for objects that live on
 
 
 class AliasFinder(MetaPathFinder):

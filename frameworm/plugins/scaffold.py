@@ -17,17 +17,17 @@ from frameworm.plugins.project import PLUGINS
 
 Kind = Literal["model", "callback", "metric", "dataset"]
 
-# By kind: the lines of a config that use it, and the words of `tiny_trainer` that do.
-_USAGE: Mapping[Kind, tuple[str, str]] = {
-    "model": ("model: {{name: {label}}}", 'model="{label}"'),
-    "callback": ("callbacks: [{label}]", 'callbacks=["{label}"]'),
+# By kind: the line of a config that uses it, and the words of `tiny_trainer` that do.
+_USAGE: Mapping[Kind, tuple[str, list[str]]] = {
+    "model": ("model: {{name: {label}}}", ['model="{label}"']),
+    "callback": ("callbacks: [{label}]", ['callbacks=["{label}"]']),
     "metric": (
         "metrics: [{label}]",
-        'metrics=["{label}"], model="cnn", data={{"name": "digits", "batch_size": 512}}',
+        ['metrics=["{label}"]', 'model="cnn"', 'data={{"name": "digits", "batch_size": 512}}'],
     ),
     "dataset": (
         "data: {{name: {label}}}",
-        'data={{"name": "{label}"}}, model={{"name": "mlp", "inputs": 1, "outputs": 1, "loss": "mse"}}',
+        ['data={{"name": "{label}"}}', 'model={{"name": "mlp", "inputs": 1, "outputs": 1, "loss": "mse"}}'],
     ),
 }
 
@@ -62,15 +62,15 @@ def _words(name: str, kind: Kind) -> dict[str, str]:
     dashed = key_of(name)
     label = dashed.replace("-", "_")
     stem = dashed.removesuffix(f"-{kind}").split("-")
-    usage, run = (text.format(label=label) for text in _USAGE[kind])
+    usage, run = _USAGE[kind]
     return {
         "name": name,
         "dashed": dashed,
         "label": label,
         "class_name": "".join(part.capitalize() for part in [*stem, kind]),
         "kind": kind,
-        "usage": usage,
-        "run": run,
+        "usage": usage.format(label=label),
+        "run": f",\n{' ' * 12}".join(run).format(label=label),
         "frameworm": version("frameworm"),
     }
 

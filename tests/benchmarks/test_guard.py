@@ -66,7 +66,11 @@ def test_every_promise_is_guarded() -> None:
         ("emit, 10 typed listeners", 0.12),
         ("step, no listeners, journal off", 1.04),
         ("step, five document hooks", 1.07),
+        ("step, five hooks of a plugin", 1.07),
+        ("step, five hooks of a plugin", 1.03),
         ("step, journal, log_every=10", 1.03),
         ("step, journal, a record per step", 1.10),
         ("frameworm --help", 3.0),
+        ("frameworm plugins list, 200 of them", 2.0),
+        ("load 100 small plugins", 3.0),
     ]

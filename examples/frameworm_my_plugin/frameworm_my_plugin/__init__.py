@@ -1,8 +1,7 @@
 """A residual network for rows of numbers, after He et al. 2015 (https://arxiv.org/abs/1512.03385)."""
 
-from torch import nn
-
 from frameworm.core import register_model
+from torch import nn
 
 __plugin_metadata__ = {  # read as it is written here, without running the code
     "name": "my-plugin",

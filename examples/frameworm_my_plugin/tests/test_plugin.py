@@ -20,5 +20,7 @@ def test_it_works_in_a_run():
     """A run of one epoch, on little data."""
     with isolated_plugins() as plugins:
         plugins.load(FOLDER)
-        result = tiny_trainer(model="my_plugin").fit()
+        result = tiny_trainer(
+            model="my_plugin",
+        ).fit()
     assert result.status == "finished"

@@ -344,7 +344,11 @@ class TestChecking:
         done = plugins("check", "wrong")
         assert (done.exit_code, done.stderr) == (1, "")
         *findings, counts = done.stdout.splitlines()
-        places = [line.removeprefix("frameworm_plugins/wrong/").partition(": wrong: ")[0] for line in findings if line[0] != " "]
+        places = [
+            line.removeprefix("frameworm_plugins/wrong/").partition(": wrong: ")[0]
+            for line in findings
+            if line[0] != " "
+        ]
         assert "plugin.yaml:3: warning" in places
         assert "__init__.py:5: error" in places
         assert "  try: on_epoch_end" in findings

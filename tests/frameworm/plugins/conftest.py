@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -10,6 +9,7 @@ from textwrap import dedent
 import pytest
 
 from frameworm.plugins.loader import PluginLoader
+from frameworm.testing import isolated_plugins
 
 Write = Callable[..., Path]
 
@@ -35,11 +35,5 @@ def write(tmp_path: Path) -> Write:
 def loader(tmp_path: Path, write: Write) -> Iterator[PluginLoader]:
     """Return a loader of the project in `tmp_path`; at the end it is empty, and nothing of it can be imported."""
     (tmp_path / "frameworm_plugins").mkdir(exist_ok=True)
-    path = list(sys.path)
-    loader = PluginLoader(tmp_path)
-    yield loader
-    for plugin in loader.list_plugins():
-        if plugin.state == "loaded":
-            loader.unload(plugin.key)
-    sys.path[:] = path
-    sys.modules.pop("frameworm_plugins", None)
+    with isolated_plugins(tmp_path) as loader:
+        yield loader

@@ -23,6 +23,7 @@ from frameworm.errors import PluginError, UnknownNameError
 from frameworm.events import ModelExport
 from frameworm.plugins.hooks import HookRegistry
 from frameworm.plugins.loader import get_plugin_loader
+from frameworm.testing import isolated_plugins
 from tests.frameworm.plugins.conftest import Write
 from tests.frameworm.plugins.test_loader import DOCUMENT
 
@@ -128,15 +129,8 @@ def project(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.delenv("FRAMEWORM_PLUGINS", raising=False)
     (tmp_path / "frameworm_plugins").mkdir()
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    path = list(sys.path)
-    loader = get_plugin_loader()
-    before = {plugin.key for plugin in loader.list_plugins() if plugin.state == "loaded"}
-    yield tmp_path
-    for plugin in loader.list_plugins():
-        if plugin.state == "loaded" and plugin.key not in before:
-            loader.unload(plugin.key)
-    sys.path[:] = path
-    sys.modules.pop("frameworm_plugins", None)
+    with isolated_plugins():
+        yield tmp_path
 
 
 def frameworm_command(*words: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:

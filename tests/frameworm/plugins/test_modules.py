@@ -92,7 +92,9 @@ def test_forgotten_modules_are_gone_under_both_names(opened: Path, write: Write)
     neighbour = importlib.import_module("frameworm_plugins.my-plugin-too")
     importlib.import_module("frameworm_plugins.my_plugin.part")
     modules.forget("frameworm_plugins.my-plugin")
-    left = [name for name in sys.modules if "my-plugin" in name or "my_plugin" in name]
+    left = [
+        name for name in sys.modules if name.startswith("frameworm_plugins.") and "plugin" in name.partition(".")[2]
+    ]
     assert left == ["frameworm_plugins.my-plugin-too"]
     package = sys.modules["frameworm_plugins"]
     assert not hasattr(package, "my-plugin")
