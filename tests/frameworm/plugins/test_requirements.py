@@ -35,7 +35,8 @@ def installed(name: str) -> str:
 
 def lacking(*requirements: str) -> list[tuple[str, str | None]]:
     """Return what is missing."""
-    return [tuple(need) for need in missing(requirements, installed=installed, requires=lambda name: REQUIRES[name])]
+    found = missing(requirements, installed=installed, requires=lambda name: REQUIRES[name])
+    return [(need.requirement, need.found) for need in found]
 
 
 @pytest.mark.parametrize(

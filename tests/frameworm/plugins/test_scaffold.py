@@ -81,7 +81,10 @@ def test_nothing_is_overwritten(tmp_path: Path, what: str) -> None:
     """Whatever is there, even if it is empty."""
     place = tmp_path / "frameworm_plugins" / "taken"
     place.parent.mkdir()
-    {"folder": place.mkdir, "file": place.touch, "link": lambda: place.symlink_to("nowhere")}[what]()
+    if what == "link":
+        place.symlink_to("nowhere")
+    else:
+        (place.mkdir if what == "folder" else place.touch)()
     with pytest.raises(UserError, match="is there already"):
         create("taken", tmp_path)
     assert list(place.parent.iterdir()) == [place]
