@@ -10,6 +10,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Literal,
     NamedTuple,
     SupportsFloat,
     TypeVar,
@@ -23,6 +24,7 @@ import msgspec
 
 T = TypeVar("T")
 _UNIONS = (Union, types.UnionType)
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class _Marker(enum.Enum):
@@ -74,11 +76,20 @@ class Event(msgspec.Struct, frozen=True, eq=False):
 
 
 class RecordField(NamedTuple):
-    """A field of an event type as it is recorded: its name, its type there, and whether it was a device scalar."""
+    """A field of an event type as it is recorded: its name, its type there, and whether it was a device scalar.
+
+    `plain` says that its values can never change: numbers, texts and the like.
+    """
 
     name: str
     type: Any
     scalar: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether a value may be shared as it is."""
+        parts = get_args(self.type) if get_origin(self.type) in _UNIONS else (self.type,)
+        return all(part in _PLAIN or get_origin(part) is Literal for part in parts)
 
 
 @cache

@@ -41,67 +41,11 @@ from wherever it happens straight to `train_failed`. `metrics_logged` comes when
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from bus import Event, Live, Recorded, Scalar
 from frameworm.config import TrainerConfig
-
-
-class RunFacts(Protocol):
-    """What every listener may read of a run, in whichever lane it is served."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id, unique on this machine; empty for a run that is not recorded."""
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-
-    @property
-    def run_dir(self) -> Path | None:
-        """Where the run is recorded, if it is."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The resolved configuration, secrets redacted."""
-
-    @property
-    def model_name(self) -> str:
-        """The name under which the model was registered, or its class's."""
-
-    @property
-    def rank(self) -> int:
-        """This process's rank among those that train together, from 0."""
-
-    @property
-    def attempt(self) -> int:
-        """How many times this run was started, from 1."""
-
-    @property
-    def epoch(self) -> int:
-        """The current epoch, from 0."""
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs are asked for."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done since the run began, in all attempts."""
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """The metrics known so far, the latest value of each."""
-
-    @property
-    def status(self) -> str:
-        """One of `running`, `finished`, `stopped`, `failed`, `interrupted`."""
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed, as `Type: text`."""
+from frameworm.facts import RunFacts
 
 
 class TrainerHandle(RunFacts, Protocol):

@@ -20,7 +20,14 @@ import pytest
 # Lower layers first. A module belongs to the longest prefix that fits it, and may import its own layer and lower ones.
 LAYERS = (
     ("bus",),
-    ("frameworm.errors", "frameworm.events", "frameworm.config", "frameworm.core", "frameworm.terminal"),
+    (
+        "frameworm.errors",
+        "frameworm.events",
+        "frameworm.config",
+        "frameworm.core",
+        "frameworm.facts",
+        "frameworm.terminal",
+    ),
     ("frameworm.models", "frameworm.data", "frameworm.metrics"),
     ("frameworm.training",),
     ("frameworm.listeners", "frameworm.plugins", "frameworm.delivery", "frameworm.export"),

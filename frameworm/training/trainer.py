@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from frameworm.events import (
     TrainingEvent,
     TrainResumed,
 )
+from frameworm.facts import RunView
 from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.contract import LossFunction
 from frameworm.training.device import resolve_device
@@ -220,6 +222,26 @@ class Trainer:
         """How many optimizer steps an epoch has, where the data can tell."""
         batches = self._feed.length
         return None if batches is None else -(-batches // self.options.accumulate)
+
+    def detached(self) -> RunView:
+        """Return the facts as they are now, for listeners that are served on other threads and later."""
+        progress = self._progress
+        return RunView(
+            self.run.id,
+            self.run.name,
+            self.run.directory,
+            self.run.config,
+            self.model_name,
+            self.rank,
+            self.run.attempt,
+            self.options.epochs,
+            progress.epoch,
+            progress.step,
+            dict(self.metrics),
+            self.status,
+            self.error,
+            datetime.now(UTC),
+        )
 
     # Control: from any hook or thread; what is asked for is served between optimizer steps
 

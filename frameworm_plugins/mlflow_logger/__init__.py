@@ -10,7 +10,7 @@ from typing import Any
 
 from frameworm.core import register_callback
 from frameworm.errors import UserError
-from frameworm.events import RunFacts
+from frameworm.facts import RunFacts
 from frameworm.plugins.hooks import CallbackHook
 
 RUN_ID = "frameworm.run_id"

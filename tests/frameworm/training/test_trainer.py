@@ -18,7 +18,8 @@ from bus import EventBus, default_bus
 from bus.testing import record
 from frameworm.config import Named, TrainerConfig
 from frameworm.errors import DataError, ModelContractError, NonFiniteError, UnknownNameError, UserError
-from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ListenerFailed, MetricsLogged, RunFacts, TrainerHandle
+from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ListenerFailed, MetricsLogged, TrainerHandle
+from frameworm.facts import RunFacts
 from frameworm.plugins.hooks import CallbackHook, HookRegistry
 from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.run import RunInfo
