@@ -342,6 +342,9 @@ class Trainer:
                 error.add_note(f"and on {event.name} a listener raised {type(trouble).__name__}: {trouble}")
 
     def _interrupt(self, number: signal.Signals) -> None:
+        if number is signal.SIGUSR1:
+            self.save_now(number.name)
+            return
         self._signal = number
         self._requests.file("interrupt", number.name)
 
