@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from frameworm.config.loading import dump, load, parse, read
+from frameworm.config.loading import dump, load, parse, read, resolve
 from frameworm.config.schema import (
     CheckpointConfig,
     Config,
@@ -13,7 +13,7 @@ from frameworm.config.schema import (
     RunConfig,
     TrainerConfig,
 )
-from frameworm.config.secrets import redact, redact_text
+from frameworm.config.secrets import conceal, redact, redact_text
 from frameworm.config.section import Section
 
 __all__ = [
@@ -26,12 +26,14 @@ __all__ = [
     "RunConfig",
     "Section",
     "TrainerConfig",
+    "conceal",
     "dump",
     "load",
     "parse",
     "read",
     "redact",
     "redact_text",
+    "resolve",
     "template",
 ]
 

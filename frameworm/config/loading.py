@@ -61,6 +61,18 @@ def dump(config: Config, *, redact: bool = True) -> str:
     return write_text(redacted(config.stored) if redact else config.stored.to_dict())
 
 
+def resolve(options: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the options with their references to the environment replaced; `source` is what errors call them.
+
+    Raises ConfigError for variables that are not set.
+    """
+    findings: list[ConfigError] = []
+    resolved: dict[str, Any] = Check(Places(source), findings).resolved(dict(options), ())
+    if findings:
+        raise ConfigError.of(findings, source)
+    return resolved
+
+
 def _mapping(document: Document) -> dict[str, Any]:
     source = document.places.source
     if document.value is None:

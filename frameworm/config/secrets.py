@@ -33,6 +33,27 @@ def redact(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: REDACTED if _is_secret(str(key), value) else _redacted(value) for key, value in tree.items()}
 
 
+def conceal(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A plain copy of `tree` whose secrets are references to the environment, and the variables that these need.
+
+    For a file that another process reads, to which the variables are handed over.
+    """
+    variables: dict[str, str] = {}
+
+    def concealed(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: concealed(str(name), item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [concealed(key, item) for item in value]
+        if _is_secret(key, value) or (isinstance(value, str) and redact_text(value) != value):
+            name = f"FRAMEWORM_SECRET_{len(variables) + 1}"
+            variables[name] = str(value)
+            return f"${{env:{name}}}"
+        return value
+
+    return {key: concealed(str(key), value) for key, value in tree.items()}, variables
+
+
 def looks_secret(key: str) -> bool:
     """Whether a value under `key` (`apiKey`, `client-secret`, ...) is not for everyone's eyes."""
     words = _words(key)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from frameworm.core.builtins import BUILTINS
-from frameworm.core.create import create
+from frameworm.core.create import create, options_of
 from frameworm.core.registry import Entry, Registry
 
 registries: Mapping[str, Registry] = MappingProxyType({kind: Registry(kind, table) for kind, table in BUILTINS.items()})
@@ -29,6 +29,7 @@ __all__ = [
     "get_model",
     "get_optimizer",
     "get_scheduler",
+    "options_of",
     "register_callback",
     "register_dataset",
     "register_metric",

@@ -47,6 +47,13 @@ def create(
         raise UserError(f"{kind} {name!r} cannot be made: {error}", got=got, where=where) from error
 
 
+def options_of(factory: Callable[..., Any]) -> set[str]:
+    """Return the names of the options that a factory takes by name."""
+    return {
+        parameter.name for parameter in _parameters(factory, 0) or () if parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
 def _parameters(factory: Callable[..., Any], positional: int) -> list[Parameter] | None:
     """The parameters of `factory` that remain for options, or None when it does not tell."""
     for eval_str in (True, False):  # annotations may be for type checkers only

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frameworm.config import redact, redact_text
+from frameworm.config import conceal, redact, redact_text, resolve
+from frameworm.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,28 @@ def test_a_reference_to_the_environment_is_no_secret() -> None:
     """`${env:NAME}` stays, so that a stored config can be used again."""
     assert redact({"token": "${env:TOKEN}"}) == {"token": "${env:TOKEN}"}
     assert redact({"token": "x${env:TOKEN}"}) == {"token": "***"}
+
+
+def test_what_is_concealed_can_be_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets go into variables, references and all other values stay; with the variables it is as it was."""
+    options = {
+        "api_key": "abc",
+        "uri": "postgresql://me:pass@host/db",
+        "token": "${env:HERS}",
+        "retries": 3,
+        "more": [{"password": "x"}],
+    }
+    concealed, variables = conceal(options)
+    assert concealed == {
+        "api_key": "${env:FRAMEWORM_SECRET_1}",
+        "uri": "${env:FRAMEWORM_SECRET_2}",
+        "token": "${env:HERS}",
+        "retries": 3,
+        "more": [{"password": "${env:FRAMEWORM_SECRET_3}"}],
+    }
+    for name, value in {**variables, "HERS": "hers"}.items():
+        monkeypatch.setenv(name, value)
+    assert resolve(concealed, "a file") == {**options, "token": "hers"}
+    monkeypatch.delenv("HERS")
+    with pytest.raises(ConfigError, match="'HERS', which is not set"):
+        resolve(concealed, "a file")
