@@ -105,7 +105,8 @@ def _children(folder: Path) -> list[Path]:
             return [
                 Path(entry.path)
                 for entry in entries
-                if not entry.name.startswith((".", "__")) and (entry.is_dir() or entry.is_symlink())
+                if not entry.name.startswith((".", "__"))
+                and (entry.is_symlink() or entry.is_dir())  # in this order: a link in a circle cannot be asked
             ]
     except OSError:
         return []
@@ -152,9 +153,7 @@ def _with_manifest(candidate: Candidate) -> Candidate:
     try:
         manifest, warnings = read_manifest(candidate.path / FILE)
     except ManifestError as error:
-        problem = PluginError(candidate.name, f"its manifest is wrong\n{error}", where=error.where)
-        problem.__cause__ = error
-        return msgspec.structs.replace(candidate, problem=problem, has_manifest=True)
+        return msgspec.structs.replace(candidate, problem=_wrong(candidate.name, "manifest", error), has_manifest=True)
     return msgspec.structs.replace(
         candidate, name=manifest.name, manifest=manifest, has_manifest=True, warnings=warnings
     )
@@ -221,7 +220,8 @@ def _with_problem(candidate: Candidate, problem: PluginError) -> Candidate:
 
 def _replaced(candidate: Candidate, first: Candidate) -> Candidate:
     message = f"its name is taken by that of {first.path}"
-    return _with_problem(candidate, PluginError(candidate.name, message, where=str(candidate.path)))
+    hint = f"another name in its {FILE}, or without one another folder's name"
+    return _with_problem(candidate, PluginError(candidate.name, message, where=str(candidate.path), hint=hint))
 
 
 def _distrusted(name: str, reason: str) -> PluginError:
@@ -233,5 +233,16 @@ def _unreadable(name: str, code: Path, error: Exception) -> PluginError:
     if isinstance(error, SyntaxError):
         return PluginError(name, f"SyntaxError: {error.msg}", where=f"{code}:{error.lineno}")
     if isinstance(error, ManifestError):
-        return PluginError(name, f"its __plugin_metadata__ is wrong\n{error}", where=error.where)
+        return _wrong(name, metadata.NAME, error)
     return PluginError(name, f"its code cannot be read: {error}", where=str(code))
+
+
+def _wrong(name: str, what: str, error: ManifestError) -> PluginError:
+    """Return the error about a plugin of which `what`, its manifest, is wrong; it has a single finding's details."""
+    if error.findings:
+        problem = PluginError(name, f"its {what} is wrong\n{error}")
+    else:
+        message = f"its {what} is wrong: {error.message}"
+        problem = PluginError(name, message, expected=error.expected, got=error.got, where=error.where, hint=error.hint)
+    problem.__cause__ = error
+    return problem

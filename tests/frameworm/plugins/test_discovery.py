@@ -94,6 +94,15 @@ def test_broken_ones_are_listed_with_their_reason(
     assert found["good"].problem is None
 
 
+@pytest.mark.parametrize(("manifest", "said"), [("hooks: [modle]", 1), ("hooks: [modle]\ndispatch: both", 2)])
+def test_a_place_is_said_once(write: Write, tmp_path: Path, manifest: str, said: int) -> None:
+    """Each finding in a manifest has its own, and the error about the plugin does not repeat it."""
+    path = write("broken", REGISTERS, manifest)
+    problem = str(project(tmp_path)["broken"].problem)
+    assert problem.count(f"{path / 'plugin.yaml'}:") == problem.count("where:") + said - 1 == 2 * said - 1
+    assert problem.startswith("plugin 'broken': its manifest is wrong")
+
+
 def test_a_manifest_without_code(tmp_path: Path) -> None:
     """It says what is missing."""
     folder = tmp_path / "frameworm_plugins" / "a"
@@ -105,18 +114,21 @@ def test_a_manifest_without_code(tmp_path: Path) -> None:
 
 
 def test_links(write: Write, tmp_path: Path) -> None:
-    """One that leads nowhere is listed; one to a folder is the plugin, under its own name; the same folder is one."""
+    """One to nowhere or to itself is listed; one to a folder is the plugin, under its own name; each folder is one."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "__init__.py").write_text(REGISTERS)
     write("a-folder", REGISTERS, "")
     folder = tmp_path / "frameworm_plugins"
     (folder / "nowhere").symlink_to(tmp_path / "gone")
+    (folder / "circle").symlink_to("circle")
     (folder / "linked").symlink_to(elsewhere)
     (folder / "z-again").symlink_to(folder / "a-folder")
     found = project(tmp_path)
-    assert sorted(found) == ["a-folder", "linked", "nowhere"]
+    assert sorted(found) == ["a-folder", "circle", "linked", "nowhere"]
+    assert found["a-folder"].problem is None
     assert "leads nowhere" in str(found["nowhere"].problem)
+    assert "leads nowhere" in str(found["circle"].problem)
     assert found["linked"].module == "frameworm_plugins.linked"
 
 
@@ -143,6 +155,7 @@ def test_one_name_is_one_plugins(write: Write, tmp_path: Path) -> None:
     taken = {candidate.path: candidate.problem for candidate in found}
     assert taken[first] is None
     assert str(first) in str(taken[second])
+    assert "another name" in str(taken[second])
     assert taken[own] is None
     (shipped,) = [c for c in found if c.source == "shipped" and c.key == "epoch-report"]
     assert str(own) in str(shipped.problem)
