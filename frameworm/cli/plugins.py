@@ -41,6 +41,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
     """Create, load, list and check plugins."""
+    _check_here()
     ctx.with_resource(terminal.tolerant(sys.stdout))  # a terminal that has no "✓" is shown it escaped
 
 
@@ -56,8 +57,7 @@ def create(name: str, *, kind: Kind, package: bool) -> None:
         more = ["pip install -e '.[dev]'", "python -m pytest", f"frameworm plugins load {name}"]
     else:
         files = scaffold.create(name, project_root(here) or here, kind=kind)
-        model = f" --model {key_of(name).replace('-', '_')}" if kind == "model" else ""
-        more = [f"frameworm plugins load {name}", f"frameworm train --config config.yaml{model}"]
+        more = [f"frameworm plugins load {name}", f"frameworm train --config config.yaml {_use(name, kind)}"]
     for file in files:
         write_line(f"wrote {os.path.relpath(file)}")
     write_line("\ngo on with:")
@@ -205,6 +205,17 @@ def schema(*, as_json: bool) -> None:  # noqa: ARG001  taken, so that scripts ma
     print_json(manifest.schema())
 
 
+def _use(name: str, kind: Kind) -> str:
+    """Return the options of `train` that use a new plugin."""
+    label = key_of(name).replace("-", "_")
+    return {
+        "model": f"--model {label}",
+        "callback": f"--set 'callbacks=[{label}]'",
+        "metric": f"--set 'metrics=[{label}]'",
+        "dataset": f"--set data.name={label}",
+    }[kind]
+
+
 def _to_check(name: str | Path | None) -> list[Candidate]:
     root = get_plugin_loader().root
     catalogue = Catalogue(root)
@@ -214,6 +225,14 @@ def _to_check(name: str | Path | None) -> list[Candidate]:
         expected, hint = f"{PLUGINS}/, here or above", "frameworm plugins check NAME, or PATH"
         raise UserError("there is no project here", where=str(Path.cwd()), expected=expected, hint=hint)
     return [candidate for candidate in catalogue.candidates if candidate.source == "project"]
+
+
+def _check_here() -> None:
+    """Raise `UserError` where the current folder has been removed: nothing could be found from there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder is not there any more", hint="cd to one that is") from error
 
 
 def _dependents(plugin: Plugin) -> list[Candidate]:

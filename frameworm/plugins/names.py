@@ -23,7 +23,9 @@ def key_of(name: str) -> str:
 def check_name(name: str) -> None:
     """Raise `UserError` for a name that cannot be a plugin's, nor a folder's."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        expected = "letters and digits, beginning with a letter, with single dashes or underscores in between"
+        expected = (
+            f"letters and digits (up to {_LONGEST}), first a letter, with single dashes or underscores in between"
+        )
         suggestion = re.sub(r"[^A-Za-z0-9]+", "-", name[:_LONGEST]).strip("-").lstrip("0123456789-")
         raise UserError(
             "that is no name for a plugin",

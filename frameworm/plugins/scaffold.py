@@ -10,7 +10,9 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
+from frameworm.core.builtins import BUILTINS
 from frameworm.errors import UserError
+from frameworm.plugins.catalogue import Catalogue
 from frameworm.plugins.manifest import FILE
 from frameworm.plugins.names import check_name, key_of
 from frameworm.plugins.project import PLUGINS
@@ -38,6 +40,7 @@ def create(name: str, root: Path, *, kind: Kind = "model") -> tuple[Path, ...]:
     Raises `UserError` for a name that cannot be one, or that is taken; nothing is written then.
     """
     words = _words(name, kind)
+    _check_free(name, root)
     texts = {FILE: _filled("plugin.yaml", words), "__init__.py": _filled(f"{kind}.py", words)}
     return _write(root / PLUGINS / name, texts)
 
@@ -61,6 +64,9 @@ def _words(name: str, kind: Kind) -> dict[str, str]:
     check_name(name)
     dashed = key_of(name)
     label = dashed.replace("-", "_")
+    if label in BUILTINS[kind]:
+        message = f"the {kind} {label!r} is there already; it ships with frameworm"
+        raise UserError(message, got=repr(name), hint=f"another name, such as my-{dashed}")
     stem = dashed.removesuffix(f"-{kind}").split("-")
     usage, run = _USAGE[kind]
     return {
@@ -73,6 +79,14 @@ def _words(name: str, kind: Kind) -> dict[str, str]:
         "run": f",\n{' ' * 12}".join(run).format(label=label),
         "frameworm": version("frameworm"),
     }
+
+
+def _check_free(name: str, root: Path) -> None:
+    """Raise `UserError` where a plugin of the project has that name, however it is spelt: one would hide the other."""
+    first = Catalogue(root).get(name)
+    if first is not None and first.source == "project":
+        got = None if name == first.name else f"{name}, which means {first.name} as well"
+        raise UserError(f"{first.name} is there already", where=str(first.path), got=got, hint="another name")
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
@@ -93,5 +107,5 @@ def _write(folder: Path, texts: Mapping[str, str]) -> tuple[Path, ...]:
                 (whole / name).write_text(text, "utf-8")
             whole.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written", got=error.strerror) from error
+        raise UserError(f"{folder} cannot be written", where=error.filename, got=error.strerror) from error
     return tuple(folder / name for name in texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,6 +120,16 @@ class TestCreating:
             "  frameworm train --config config.yaml --model my_awesome_plugin",
         ]
 
+    @pytest.mark.usefixtures("project")
+    @pytest.mark.parametrize(
+        ("kind", "use"),
+        [("callback", "callbacks=[mine]"), ("metric", "metrics=[mine]"), ("dataset", "data.name=mine")],
+    )
+    def test_a_run_uses_what_was_created(self, kind: str, use: str) -> None:
+        """By a setting, where no option is its own."""
+        last = plugins("create", "mine", "--kind", kind).stdout.splitlines()[-1]
+        assert shlex.split(last) == ["frameworm", "train", "--config", "config.yaml", "--set", use]
+
     def test_beside_the_plugin_that_one_is_in(self, awesome: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """From below the root another plugin comes into the same project."""
         monkeypatch.chdir(awesome)
@@ -169,7 +180,7 @@ class TestLooking:
         assert lines[2].split() == ["good", "1.10", "project", "available", "Makes", "all", "good."]
         assert "shipped" in lines[3]
         reason = done.stdout.partition("\n\n")[2]
-        assert reason.startswith("plugin 'bad': its manifest is wrong\n")
+        assert reason.startswith("plugin 'bad': its manifest is wrong: unknown hook 'modle'\n")
         assert "plugin.yaml:3" in reason
 
     def test_more_of_each(self, awesome: Path) -> None:
@@ -391,6 +402,18 @@ class TestChecking:
         done = plugins("check")
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.startswith("error: there is no project here\n")
+
+
+@pytest.mark.parametrize("command", [["list"], ["create", "x"], ["load", "."]])
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """One message says so."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    done = plugins(*command)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the current folder is not there any more\n")
 
 
 def test_the_schema() -> None:

@@ -60,11 +60,41 @@ def test_a_package_of_each_kind_passes_its_own_tests(tmp_path: Path, kind: Kind)
     assert "2 passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["none", "import", "a", "x1", "my_model", "True"])
-def test_names_that_could_trip(tmp_path: Path, name: str) -> None:
-    """Keywords, short ones, one that ends as its kind: the code is valid."""
-    create(name, tmp_path)
-    assert check(at(tmp_path / "frameworm_plugins" / name)) == ()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["none", "import", "a", "x1", "my_model", "True", "torch", "register"])
+def test_names_that_could_trip(tmp_path: Path, name: str, kind: Kind) -> None:
+    """Keywords, short ones, one that ends as its kind, names that the code uses itself: it loads all the same."""
+    create(name, tmp_path, kind=kind)
+    folder = tmp_path / "frameworm_plugins" / name
+    assert check(at(folder)) == ()
+    assert assert_unloads_cleanly(folder).registered == (f"{kind} {name.lower()}",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("model", "cnn"), ("metric", "Accuracy"), ("dataset", "digits"), ("callback", "frameworm-early-stopping")],
+)
+def test_what_ships_is_not_taken(tmp_path: Path, kind: Kind, name: str) -> None:
+    """Under that name it could not be registered, so it would not load as it is written; another kind may have it."""
+    for make in (create, create_package):
+        with pytest.raises(UserError, match="ships with frameworm") as caught:
+            make(name, tmp_path, kind=kind)
+    assert "my-" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+    create(name, tmp_path, kind="dataset" if kind != "dataset" else "model")
+
+
+@pytest.mark.parametrize("name", ["my_plugin", "MY-PLUGIN", "frameworm-my-plugin", "called"])
+def test_another_spelling_is_the_same_name(tmp_path: Path, name: str) -> None:
+    """A project's plugin keeps its name, and so does one whose manifest has another than its folder."""
+    create("my-plugin", tmp_path)
+    (_, code) = create("folder", tmp_path)
+    code.with_name("plugin.yaml").write_text("name: called\n", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="is there already") as caught:
+        create(name, tmp_path)
+    assert caught.value.where in {str(tmp_path / "frameworm_plugins" / folder) for folder in ("my-plugin", "folder")}
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "", "/etc/x", "-x", ".", "a.b", "ünï"])
