@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from frameworm import terminal
-from frameworm.errors import FindingsError, PluginError
+from frameworm.errors import FindingsError, PluginError, nearest
 from frameworm.plugins import loading
 from frameworm.plugins.catalogue import Catalogue
 from frameworm.plugins.discovery import Candidate, Source
@@ -205,14 +205,14 @@ class PluginLoader:
         if required is not None and required.key in {*self._loaded, *self._loading}:
             return required.key
         if required is None:
-            problem = "which is not there"
+            problem, hint = "which is not there", nearest(name, (other.name for other in catalogue.candidates))
+            hint = hint or f"put {name} into the project, or install it"
         elif required.key in failed:
-            problem = f"which failed: {failed[required.key].message}"
+            problem, hint = f"which failed: {failed[required.key].message}", f"frameworm plugins check {required.name}"
         elif candidate.key in catalogue.needs(required):
-            problem = "which requires it in turn"
+            problem, hint = "which requires it in turn", "one of the two without the other under requires"
         else:
-            problem = "which is disabled"
-        hint = f"frameworm plugins load {name}" if problem.endswith("disabled") else None
+            problem, hint = "which is disabled", f"frameworm plugins load {name}"
         raise PluginError(candidate.name, f"it requires {name!r}, {problem}", where=str(candidate.path), hint=hint)
 
     def _with_dependents(self, key: str) -> list[Loaded]:

@@ -210,6 +210,16 @@ def test_loading_again_registers_once(loader: PluginLoader, write: Write, monkey
     assert len(HookRegistry.list_hooks()["on_epoch_end"]) == 1
 
 
+def test_the_order_is_that_of_sources_then_names(loader: PluginLoader, write: Write) -> None:
+    """Whatever the folders' order: the project's before those that ship, both by name, behind what they require."""
+    for name, requires in (("zebra", ""), ("Bee", "requires: cow"), ("cow", "requires: sample-grid"), ("ant", "")):
+        write(name, "def register(): pass", requires)
+    loader.load_all(Selection())
+    shipped = [plugin.key for plugin in loader.list_plugins() if plugin.source == "shipped"]
+    shipped.remove("sample-grid")
+    assert list(loader._loaded) == ["ant", "sample-grid", "cow", "bee", "zebra", *shipped]
+
+
 def test_requirements_are_loaded_first_and_unloaded_last(loader: PluginLoader, write: Write) -> None:
     """Whatever the names' order; unloading or reloading one takes those along that stand on it."""
     write("a", "def register(): pass", "requires: [b]")
@@ -231,8 +241,9 @@ def test_a_requirement_that_cannot_be_met(loader: PluginLoader, write: Write, re
     write("a", "def register(): pass", f"requires: {requires}")
     write("bad", "raise RuntimeError('oh')", "")
     write("ring", "def register(): pass", "requires: a")
-    with pytest.raises(PluginError, match=says):
+    with pytest.raises(PluginError, match=says) as caught:
         loader.load("a")
+    assert caught.value.hint
 
 
 def test_a_disabled_requirement_is_not_loaded_behind_ones_back(loader: PluginLoader, write: Write) -> None:
@@ -284,6 +295,25 @@ def test_entry_points_lead_into_the_plugin(loader: PluginLoader, write: Write, e
     """All these mean the package itself, where it has no such submodule."""
     write("a", DOCUMENT, f"entry_point: '{entry_point}'")
     assert "model my_model" in loader.load("a").registered
+
+
+def test_nobody_gets_anothers_code(
+    loader: PluginLoader, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two plugins say `plugin:register`, and a module that happens to be called so lies about: each is its own."""
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "stray" / "plugin.py").write_text("def register(): raise AssertionError('a stray')", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "stray"))
+    code = "from frameworm.core import register_model\ndef register(): register_model('of_{}', object)"
+    write("a", code.format("a"), "entry_point: plugin:register")
+    write("b", "", "entry_point: plugin:register", plugin=code.format("b"))
+    write("c", "", "entry_point: plugin:register")
+    assert loader.load("a").registered == ("model of_a",)
+    assert loader.load("b").registered == ("model of_b",)
+    with pytest.raises(PluginError, match="it has no 'plugin:register'") as caught:
+        loader.load("c")
+    assert caught.value.got == "nothing at frameworm_plugins.c.plugin:register, frameworm_plugins.c:register"
+    assert "plugin" not in sys.modules
 
 
 def test_a_submodule_comes_first(loader: PluginLoader, write: Write) -> None:

@@ -33,6 +33,18 @@ def test_the_search_ends_at_home(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert project_root(root / "src" / "deep") == root
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_the_search_ends_where_the_owner_changes(root: Path) -> None:
+    """What another user has put above is not theirs who are below."""
+    below = root / "src" / "deep"
+    os.chown(below, 12345, -1)
+    assert project_root(below) is None
+    os.chown(root / "src", 12345, -1)
+    assert project_root(below) is None
+    os.chown(root, 12345, -1)
+    assert project_root(below) == root
+
+
 def test_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no project there is no root."""
     monkeypatch.setenv("HOME", str(tmp_path))
