@@ -55,7 +55,10 @@ class DataConfig(Struct, frozen=True):
 
 
 class TrainerConfig(Struct, frozen=True):
-    """The loop. `log_every` counts optimizer steps, `validate_every` epochs; `accumulate` micro-batches make a step."""
+    """The loop. `log_every` counts optimizer steps, `validate_every` epochs; `accumulate` micro-batches make a step.
+
+    `drain_timeout` is for how many seconds listeners that are behind are waited for when training has ended.
+    """
 
     epochs: Count = 10
     device: Annotated[
@@ -68,6 +71,7 @@ class TrainerConfig(Struct, frozen=True):
     validate_every: Count = 1
     non_finite: Literal["raise"] = "raise"
     deterministic: bool = False
+    drain_timeout: Annotated[float, Meta(ge=0)] | Literal["forever"] = 30.0
 
 
 class PluginsConfig(Struct, frozen=True):

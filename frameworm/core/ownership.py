@@ -31,6 +31,8 @@ class Ledger:
     def __init__(self, package: str) -> None:
         self.package = package
         self.name = label_of(package)
+        self.dispatch: str | None = None
+        """The lane in which its manifest wants its listeners to be served."""
         self._entries: list[Registered] = []
 
     def run(self, fn: Callable[[], T]) -> T:

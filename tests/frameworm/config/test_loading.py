@@ -242,7 +242,7 @@ def test_unknown_keys_offer_the_nearest() -> None:
         "where": "c.yaml:3",
         "expected": (
             "one of epochs, device, precision, accumulate, clip_norm, log_every, validate_every, non_finite, "
-            "deterministic"
+            "deterministic, drain_timeout"
         ),
         "hint": "epochs",
     }
