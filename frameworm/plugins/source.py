@@ -124,7 +124,7 @@ class Source:
             self._read(child, inside=inside or isinstance(node, Function))
 
     def _registered(self) -> list[object]:
-        return [*self.hooks, *self.registrations]
+        return [*self.hooks, *self.registrations, *self.bare]  # the last would be, once mended
 
     def _decorated(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, decorator: ast.expr) -> None:
         if self.dotted(decorator) in ON:

@@ -71,7 +71,8 @@ def _manifest(candidate: Candidate) -> Iterator[Finding]:
 
 def _finding(error: UserError, candidate: Candidate) -> Finding:
     details = [f"expected {error.expected}" if error.expected else "", f"got {error.got}" if error.got else ""]
-    message = ", ".join(filter(None, (error.message.splitlines()[0], *details)))
+    said = error.message.splitlines()[0].removeprefix(f"plugin {candidate.name!r}: ")
+    message = ", ".join(filter(None, (said, *details)))
     return Finding("error", message, error.where or str(candidate.path), error.hint)
 
 

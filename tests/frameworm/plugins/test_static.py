@@ -98,6 +98,13 @@ def test_what_is_wrong_is_found_with_its_line(write: Write, code: str, level: st
     assert [(found_level, found_line) for found_level, _, found_line in matching] == [(level, line)]
 
 
+def test_each_is_found_once(write: Write) -> None:
+    """Also what discovery has seen before; the plugin's name is not repeated in what is said of it."""
+    for name, code, manifest in (("a", "def register(:", None), ("b", "def register(): ...", "hooks: [modle]")):
+        (finding,) = check(at(write(name, code, manifest)))
+        assert "plugin" not in finding.message
+
+
 def test_everything_is_found_at_once(write: Write) -> None:
     """The manifest's lines, what is missing, and every file's, sorted."""
     path = write(
