@@ -50,7 +50,7 @@ STRANGERS = {
 
 # Who alone may import a dependency.
 DOORS = {
-    "anyio": ("bus.background", "bus.stream"),
+    "anyio": ("bus.background", "bus.beside", "bus.stream"),
     "blinker": ("bus.signals",),
     "click": ("frameworm.cli",),
     "packaging": ("frameworm.plugins.requirements",),

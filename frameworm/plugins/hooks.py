@@ -12,18 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 from weakref import WeakSet
 
-from bus import EventBus, PlainReceiver, Subscription, default_bus
-from bus.subscription import name_of
+from bus import Event, EventBus, PlainReceiver, Subscription, default_bus
+from bus.detach import detacher, landed
+from bus.subscription import is_async, name_of
 from frameworm.core import ownership
 from frameworm.errors import HookError
 from frameworm.events import HooksSwitched
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
+from frameworm.plugins.lanes import Dispatch, Ranks, add_process_hook, lane_of, process_hooks
 
 F = TypeVar("F", bound=Callable[..., Any])
-Ranks = Literal["all", "zero"]
+
+BATCH = 512
+"""How many events a callback with `deliver` gets at once, at most."""
 
 
 class HookRegistry:
@@ -33,7 +37,16 @@ class HookRegistry:
     _disabled: ClassVar[int] = 0
 
     @classmethod
-    def on(cls, hook: str, priority: float = 50, *, every: int = 1, ranks: Ranks = "all") -> Callable[[F], F]:
+    def on(
+        cls,
+        hook: str,
+        priority: float = 50,
+        *,
+        dispatch: Dispatch | None = None,
+        every: int = 1,
+        ranks: Ranks = "all",
+        **options: Any,
+    ) -> Callable[[F], F]:
         """Register the decorated function for a hook, and give it back unchanged.
 
             @HookRegistry.on("on_epoch_end")
@@ -41,6 +54,10 @@ class HookRegistry:
 
         Lower priorities run first, equal ones in the order of registration. `every` calls it for every so-many-th
         event only; `ranks="zero"` in the first of several processes only.
+
+        `dispatch` says where: `sync`, in step with the training; `async`, on a thread of its own (what coroutine
+        functions get anyhow, on an event loop); `process`, in a process of its own, from the run's record. `options`
+        are those of the async lane: see `EventBus.subscribe`.
 
         Raises `HookError` when the name is not a hook's, or the function's parameters do not fit.
         """
@@ -52,7 +69,14 @@ class HookRegistry:
             )
 
         def register(fn: F) -> F:
-            cls._subscribe(default_bus, hook, fn, priority=priority, every=every, ranks=ranks)
+            where = place_of(fn)
+            lane = lane_of(dispatch, None, getattr(fn, "__module__", None), where)
+            if lane == "process":
+                event_type = event_of(hook, where)
+                bind(fn, event_type, here=False)
+                add_process_hook(fn, _name(fn), event_type.name, every, where)
+            else:
+                cls._subscribe(default_bus, hook, fn, lane=lane, priority=priority, every=every, ranks=ranks, **options)
             return fn
 
         return register
@@ -67,6 +91,8 @@ class HookRegistry:
         for subscription in cls._alive():
             entry = f"{subscription.name} ({subscription.priority:g})"
             hooks.setdefault(PREFIX + subscription.event_type.name, []).append(entry)
+        for hook in process_hooks:
+            hooks.setdefault(PREFIX + hook.event, []).append(f"{hook.name} (process)")
         return hooks
 
     @classmethod
@@ -116,14 +142,32 @@ class HookRegistry:
 
     @classmethod
     def _subscribe(
-        cls, bus: EventBus, hook: str, fn: Callable[..., Any], *, ranks: Ranks = "all", **options: Any
+        cls,
+        bus: EventBus,
+        hook: str,
+        fn: Callable[..., Any],
+        *,
+        lane: Dispatch | None = None,
+        ranks: Ranks = "all",
+        batched: bool = False,
+        **options: Any,
     ) -> Subscription[Any]:
+        """Subscribe a hook; one that is `batched` takes a list of events."""
         if ranks not in ("all", "zero"):
             raise HookError(f"ranks must be 'all' or 'zero', got {ranks!r}", where=place_of(fn))
         event_type = event_of(hook, where=place_of(fn))
-        call = bind(fn, event_type)
+        here = lane == "sync" or (lane is None and not is_async(fn))
+        if not batched:
+            call = bind(fn, event_type, here=here)
+        elif here:
+            call = _one_by_one(fn, event_type)
+        else:
+            call, options = fn, {**options, "batch": BATCH}
         options.setdefault("name", _name(fn))
-        subscription = bus.subscribe(event_type, call if ranks == "all" else _on_rank_zero(call), **options)
+        call = call if ranks == "all" else _on_rank_zero(call, batched=batched and not here)
+        if not here:
+            options["dispatch"] = "async"
+        subscription = bus.subscribe(event_type, call, **options)
         if cls._disabled:
             subscription.pause()
         cls._subscriptions.add(subscription)
@@ -158,8 +202,28 @@ def _enter(listener: Subscription[Any] | PlainReceiver) -> None:
 default_bus.on_subscribe = _enter  # every trainer's bus is below it
 
 
-def _on_rank_zero(call: Callable[[Any], object]) -> Callable[[Any], object]:
-    return wraps(call)(lambda event: call(event) if event.source.rank == 0 else None)
+def _on_rank_zero(call: Callable[[Any], Any], *, batched: bool) -> Callable[[Any], object]:
+    """Return a listener that lets through what is published on rank zero; all of a batch is from one rank."""
+
+    def wanted(event: Any) -> bool:
+        source = event[0].source if batched else event.source
+        return bool(source.rank == 0)
+
+    if not is_async(call):
+        return wraps(call)(lambda event: call(event) if wanted(event) else None)
+
+    @wraps(call)
+    async def called(event: Any) -> None:
+        if wanted(event):
+            await call(event)
+
+    return called
+
+
+def _one_by_one(fn: Callable[[list[Any]], object], event_type: type[Event]) -> Callable[[Any], object]:
+    """Return a listener in step that gives `fn` each event as the other lanes would, in a list of its own."""
+    detach = detacher(event_type)
+    return wraps(fn)(lambda event: fn([landed(detach(event))]))
 
 
 class CallbackHook:
@@ -172,26 +236,50 @@ class CallbackHook:
 
     It keeps no state of its own, so a subclass need not call `super().__init__()`. An instance that has
     `state_dict()` and `load_state_dict(state)` has its state saved in checkpoints, under its name, and restored.
+
+    Instead of such methods it may have `deliver(events)` and name the events that it wants in `events`: it gets lists
+    of them, in order, each with the facts of the run as its `source`.
     """
 
+    dispatch: ClassVar[Dispatch | None] = None
+    """The lane in which it wants to be served; None: coroutine functions in the async lane, all others in step."""
+    events: ClassVar[tuple[str, ...]] = ()
+    """Of a callback with `deliver(events)`, the names of the events that it wants."""
+
     def register(
-        self, bus: EventBus | None = None, *, priority: float = 50, ranks: Ranks = "all", name: str | None = None
+        self,
+        bus: EventBus | None = None,
+        *,
+        priority: float = 50,
+        ranks: Ranks = "all",
+        name: str | None = None,
+        dispatch: Dispatch | None = None,
+        **options: Any,
     ) -> Self:
         """Register the callback's hooks on the default bus, or on `bus`; where it is registered, nothing changes.
 
-        Raises `HookError` for a method `on_...` that is no hook, or whose parameters do not fit; nothing is
-        registered then. In a `with`, the callback is unregistered at its end.
+        `dispatch` and `options` are as in `HookRegistry.on`. Raises `HookError` for a method `on_...` that is no hook,
+        or whose parameters do not fit; nothing is registered then. In a `with`, the callback is unregistered at its
+        end.
         """
         bus = bus or default_bus
+        lane = self.lane(dispatch)
+        if lane == "process":
+            raise HookError(
+                f"{_name(type(self))} cannot be registered for the process lane: it is made in that process",
+                where=place_of(type(self)),
+                expected="the run's config to name it, under callbacks",
+                hint='callbacks: [{name: {option: value}}], or dispatch="async" here',
+            )
         if any(entry.owner is self for entry in bus.subscriptions()):
             return self
         name = _free_name(bus, name or _name(type(self)))
         made: list[Subscription[Any]] = []
+        options |= {"priority": priority, "ranks": ranks, "name": name, "owner": self}
+        batched = callable(getattr(self, "deliver", None))
         try:
             for hook, fn in self._hooks():
-                made.append(
-                    HookRegistry._subscribe(bus, hook, fn, priority=priority, ranks=ranks, name=name, owner=self)
-                )
+                made.append(HookRegistry._subscribe(bus, hook, fn, lane=lane, batched=batched, **options))
         except BaseException:
             for subscription in made:
                 subscription.cancel()
@@ -211,10 +299,25 @@ class CallbackHook:
     ) -> None:
         self.unregister()
 
+    def lane(self, asked: Dispatch | None = None) -> Dispatch | None:
+        """Return the lane that it is served in, where it is `asked` to be in one or not; raises `HookError`."""
+        return lane_of(asked, self.dispatch, type(self).__module__, place_of(type(self)))
+
     def _hooks(self) -> list[tuple[str, Callable[..., Any]]]:
-        """Return the methods that are named like hooks; `on_epoch_end = None` takes an inherited one out."""
+        """Return what to call for which hook; `on_epoch_end = None` takes an inherited one out."""
         members = [(name, getattr(self, name)) for name in dir(type(self)) if name.startswith(PREFIX)]
-        return [(name, member) for name, member in members if callable(member)]
+        hooks = [(name, member) for name, member in members if callable(member)]
+        deliver = getattr(self, "deliver", None)
+        if not callable(deliver):
+            return hooks
+        if hooks or not self.events:
+            raise HookError(
+                f"{_name(type(self))} has `deliver`, and {'hooks besides' if hooks else 'no events for it'}",
+                where=place_of(type(self)),
+                expected="the names of the events in `events`, and no methods named like hooks",
+                got=", ".join(name for name, _ in hooks) or "events = ()",
+            )
+        return [(PREFIX + event, deliver) for event in self.events]
 
     def _registered(self) -> list[Subscription[Any]]:
         return [entry for entry in HookRegistry._alive() if entry.owner is self]

@@ -64,6 +64,7 @@ def load(
     `installed` tells the version of a distribution, or raises PackageNotFoundError.
     """
     loaded = Loaded(candidate, options, requires, ownership.ledger(candidate.module))
+    loaded.ledger.dispatch = candidate.manifest.dispatch
     check(candidate, installed)
     try:
         with terminal.tolerant(sys.stdout), terminal.tolerant(sys.stderr):

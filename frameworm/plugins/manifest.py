@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 
@@ -14,11 +14,10 @@ from frameworm.core.builtins import BUILTINS
 from frameworm.errors import ConfigError, ManifestError, UserError, nearest
 from frameworm.plugins import requirements
 from frameworm.plugins.binding import PREFIX, hook_names
+from frameworm.plugins.lanes import Dispatch
 from frameworm.plugins.names import check_name
 
 FILE = "plugin.yaml"
-
-Dispatch = Literal["sync", "async", "process"]
 
 _ENTRY_POINT = re.compile(r"(([A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*)?:)?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _LIMIT = 1 << 20  # bytes of a manifest; more is another file

@@ -13,7 +13,7 @@ import msgspec
 from frameworm.core.builtins import BUILTINS
 from frameworm.errors import FindingsError, HookError, UserError
 from frameworm.plugins import requirements
-from frameworm.plugins.binding import arguments_for, event_of, refused_coroutine
+from frameworm.plugins.binding import arguments_for, event_of
 from frameworm.plugins.discovery import Candidate
 from frameworm.plugins.entry import places
 from frameworm.plugins.loading import check as check_installed
@@ -106,9 +106,9 @@ def _check_hook(hook: Hook, where: str) -> None:
         return
     event_type = event_of(hook.hook, where)
     if isinstance(hook.function, Function):
-        if type(hook.function).__name__.startswith("Async"):
-            raise refused_coroutine(hook.name, where)
-        arguments_for(signature_of(hook.function, is_method=hook.is_method), event_type, hook.name, where)
+        here = not type(hook.function).__name__.startswith("Async")
+        signature = signature_of(hook.function, is_method=hook.is_method)
+        arguments_for(signature, event_type, hook.name, where, here=here)
 
 
 def _imports(source: Source, candidate: Candidate) -> Iterator[Finding]:

@@ -150,7 +150,9 @@ class Loop:
         """Do what was asked for; return what ends the run, if anything does."""
         requests = self._requests.take()
         for request in requests:
-            if not request.ends:
+            if request.event is not None:
+                self._bus.publish(request.event)
+            elif not request.ends:
                 self._save(request.reason)
         return next((request for request in requests if request.ends), None)
 

@@ -8,6 +8,10 @@ from typing import Literal
 
 import msgspec
 
+from bus import Event
+
+Verb = Literal["stop", "interrupt", "save", "publish"]
+
 
 class Progress:
     """How far a run is; changed by the loop alone, before the event that announces the change."""
@@ -37,13 +41,15 @@ class Progress:
 class Request(msgspec.Struct, frozen=True):
     """Something that was asked of the loop, which serves it between optimizer steps."""
 
-    verb: Literal["stop", "interrupt", "save"]
+    verb: Verb
     reason: str
+    event: Event | None = None
+    """Of `publish`, what happened on another thread, to be told on the training's own."""
 
     @property
     def ends(self) -> bool:
         """Whether it ends the run."""
-        return self.verb != "save"
+        return self.verb in ("stop", "interrupt")
 
 
 class Requests:
@@ -53,9 +59,9 @@ class Requests:
         self.waiting: deque[Request] = deque()
         """What nobody has served yet; appending and popping are atomic."""
 
-    def file(self, verb: Literal["stop", "interrupt", "save"], reason: str) -> None:
+    def file(self, verb: Verb, reason: str, event: Event | None = None) -> None:
         """Ask for something."""
-        self.waiting.append(Request(verb, reason))
+        self.waiting.append(Request(verb, reason, event))
 
     def take(self) -> list[Request]:
         """Return what was asked for, in order, and forget it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from _thread import get_ident
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bus import EventBus, ListenerFailure, Propagate, default_bus
+from bus.beside import beside
 from frameworm.config import Named, TrainerConfig
 from frameworm.errors import DataError, NonFiniteError, StopTraining, UserError
 from frameworm.events import (
     CheckpointLoad,
     ListenerFailed,
+    ListenerRecovered,
     MetricsLogged,
     TrainBegin,
     TrainEnd,
@@ -31,6 +34,7 @@ from frameworm.facts import RunView
 from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.contract import LossFunction
 from frameworm.training.device import resolve_device
+from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
 from frameworm.training.interrupts import interrupts
@@ -91,6 +95,9 @@ class Trainer:
         self._progress = Progress()
         self._requests = Requests()
         self._signal: signal.Signals | None = None
+        self._thread = 0
+        self.drains: list[Drain] = []
+        """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
         self._feed = Feed(train_data, self.device, epochs=self.epochs)
         self.optimizer = optimizer_for(model, optimizer)
@@ -297,14 +304,15 @@ class Trainer:
 
         However it ends, `train_end` is published once, and `status` is true by then. What made the run fail is
         raised. After a first Ctrl-C the step is finished and a checkpoint saved, then `KeyboardInterrupt` is raised;
-        likewise `SystemExit` with code 143 after a SIGTERM.
+        likewise `SystemExit` with code 143 after a SIGTERM. Listeners that are behind then are waited for.
         """
         if self.status == "running":
             raise RuntimeError("this trainer is running already")
         self.status, self.error, self._signal = "running", None, None
-        with self._hearing_of_listeners():
+        self._thread = get_ident()
+        with self._hearing_of_listeners(), interrupts(self._interrupt):
             try:
-                with interrupts(self._interrupt), deterministic(self.options.deterministic):
+                with deterministic(self.options.deterministic):
                     ended = self._run()
             except BaseException as error:
                 self._end_with(error)
@@ -312,10 +320,19 @@ class Trainer:
             self.status = "finished" if ended is None else "stopped" if ended.verb == "stop" else "interrupted"
             reason = None if ended is None else ended.reason
             self.bus.publish(TrainEnd(self, self.status, reason, None))
+            self._drain()
         self._leave_as_signalled()
         return TrainResult(
             self.status, reason, dict(self.metrics), self._progress.completed, self.step, self.run.directory
         )
+
+    async def fit_async(self) -> TrainResult:
+        """Train on a thread of its own, as `fit` does, beside the event loop that awaits it.
+
+        Cancelled, it ends the run as an interrupt does, after the current step and with a checkpoint, and the
+        cancellation goes on when that is done.
+        """
+        return await beside(self.fit, stop=lambda: self._requests.file("interrupt", "cancelled"))
 
     def _run(self) -> Request | None:
         self.bus.publish(TrainBegin(self, self.epochs))
@@ -340,6 +357,15 @@ class Trainer:
                 self.bus.publish(event)
             except BaseException as trouble:
                 error.add_note(f"and on {event.name} a listener raised {type(trouble).__name__}: {trouble}")
+        try:
+            self._drain(failed=True)
+        except BaseException as trouble:
+            error.add_note(f"and waiting for listeners ended with {type(trouble).__name__}: {trouble}")
+
+    def _drain(self, *, failed: bool = False) -> None:
+        """Wait for the listeners that are behind; a signal shortens that."""
+        usual = self.options.drain_timeout
+        drain(self.drains, lambda: patience(self._signal, failed=failed, usual=usual))
 
     def _interrupt(self, number: signal.Signals) -> None:
         if number is signal.SIGUSR1:
@@ -357,12 +383,13 @@ class Trainer:
     @contextmanager
     def _hearing_of_listeners(self) -> Iterator[None]:
         """Have the bus tell of listeners that fail, or ask to stop; what is asked for too late is forgotten."""
-        before = self.bus.on_failure, self.bus.on_propagate
-        self.bus.on_failure, self.bus.on_propagate = self._tell_failure, self._take_stop
+        bus = self.bus
+        before = bus.on_failure, getattr(bus, "on_recovery", None), bus.on_propagate
+        bus.on_failure, bus.on_recovery, bus.on_propagate = self._tell_failure, self._tell_recovery, self._take_stop
         try:
             yield
         finally:
-            self.bus.on_failure, self.bus.on_propagate = before
+            bus.on_failure, bus.on_recovery, bus.on_propagate = before
             self._requests.take()
 
     def _tell_failure(self, failure: ListenerFailure) -> None:
@@ -370,7 +397,17 @@ class Trainer:
         is_power_of_two = failure.count & (failure.count - 1) == 0
         if is_power_of_two and failure.event != ListenerFailed.name:
             error = f"{type(failure.error).__name__}: {failure.error} ({failure.where})"
-            self.bus.publish(ListenerFailed(self, failure.listener, failure.event, error, failure.count))
+            self._tell(ListenerFailed(self, failure.listener, failure.event, error, failure.count))
+
+    def _tell_recovery(self, listener: str) -> None:
+        self._tell(ListenerRecovered(self, listener))
+
+    def _tell(self, event: TrainingEvent) -> None:
+        """Publish what happened to a listener: on the training thread, whichever the listener was served on."""
+        if get_ident() == self._thread:
+            self.bus.publish(event)
+        else:
+            self._requests.file("publish", event.name, event)
 
     def _take_stop(self, raised: Propagate) -> bool:
         """File a `StopTraining` as what it asks for, so that the run ends between two steps."""

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bus import event_types
-from bus.subscription import name_of
+from bus.subscription import is_async, name_of
 from frameworm.errors import HookError
-from frameworm.events import BackwardEnd, BatchEnd, EpochEnd, ModelExport, TrainEnd
+from frameworm.events import BackwardEnd, BatchBegin, BatchEnd, EpochEnd, ModelExport, TrainEnd
 from frameworm.plugins.binding import bind, event_of, hook_names, place_of
 
 TRAINER: Any = "the trainer"
@@ -226,14 +226,37 @@ def test_a_parameter_that_nothing_fills_is_an_error_with_its_place(
     assert f"on_{event_type.name}" in caught.value.message
 
 
-def test_a_coroutine_function_is_refused() -> None:
-    """Nobody would await it; the error says where it is."""
+async def test_a_coroutine_function_stays_one() -> None:
+    """Whoever calls it has something to await, with the arguments in their places."""
+    seen: list[Any] = []
 
-    async def later(trainer: Any) -> None: ...
+    async def later(trainer: Any, metrics: Any) -> None:
+        seen.append((trainer, metrics))
 
-    with pytest.raises(HookError, match=r"later is a coroutine function") as caught:
-        bind(later, EpochEnd)
-    assert caught.value.where == f"{__file__}:{later.__code__.co_firstlineno}"
+    call = bind(later, EpochEnd, here=False)
+    assert is_async(call)
+    await call(EpochEnd("trainer", 1, {"loss": 1.0}))  # type: ignore[misc, arg-type]  # a stand-in for a trainer
+    assert seen == [("trainer", {"loss": 1.0})]
+    assert place_of(call) == f"{__file__}:{later.__code__.co_firstlineno}"
+
+
+def test_what_exists_on_the_publishing_thread_only_is_not_to_be_had_off_it() -> None:
+    """A required parameter for it is refused with what there is; one with a default keeps it."""
+
+    def hook(trainer: Any, batch_idx: int, batch: Any) -> None: ...
+    def modest(trainer: Any, batch_idx: int, batch: Any = "none") -> Any:
+        return batch_idx, batch
+
+    def greedy(**everything: Any) -> Any:
+        return everything
+
+    with pytest.raises(HookError, match="'batch' exists only there") as caught:
+        bind(hook, BatchBegin, here=False)
+    assert caught.value.expected == "of on_batch_begin at most (trainer, batch_idx)"
+    event: Any = BatchBegin("trainer", 3, None)  # type: ignore[arg-type]  # a stand-in for a trainer
+    assert bind(modest, BatchBegin, here=False)(event) == (3, "none")
+    assert bind(modest, BatchBegin)(event) == (3, None)
+    assert bind(greedy, BatchBegin, here=False)(event) == {"trainer": "trainer", "batch_idx": 3}
 
 
 def test_binding_happens_once() -> None:

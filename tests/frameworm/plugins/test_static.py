@@ -64,7 +64,12 @@ def test_shipped_plugins_have_no_findings() -> None:
         (HOOKS + "@HookRegistry.on('on_epoch_ends')\ndef f(): ...", "error", "unknown hook 'on_epoch_ends'", 3),
         (HOOKS + "@HookRegistry.on\ndef f(): ...\nregister = f", "error", "needs the name of a hook", 2),
         (HOOKS + "@HookRegistry.on('on_train_end')\ndef f(trainer, x): ...", "error", "fills its parameter 'x'", 3),
-        (HOOKS + "@HookRegistry.on('on_train_end')\nasync def f(trainer): ...", "error", "coroutine", 3),
+        (
+            HOOKS + "@HookRegistry.on('on_batch_begin')\nasync def f(t, i, batch): ...",
+            "error",
+            "'batch' exists only",
+            3,
+        ),
         (HOOKS + "def f(a, b): ...\nHookRegistry.on('on_train_end')(f)", "error", "parameter 'b'", 3),
         (HOOKS + "HookRegistry.on('on_train_end')(lambda a, b: 1)", "error", "parameter 'b'", 2),
         (HOOKS + "class C(CallbackHook):\n    def on_epoch(self): ...\nregister = C", "error", "'on_epoch'", 3),

@@ -1,0 +1,59 @@
+"""After the last event: listeners that are behind are waited for, as long as the way in which the run ended allows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+log = logging.getLogger("frameworm")
+
+Drain = Callable[[float], bool]
+"""Waits so many seconds at most; says whether everything has been delivered."""
+
+GRACE = "FRAMEWORM_GRACE"
+"""The environment variable with the seconds that a SIGTERM leaves for listeners."""
+
+_AFTER_FAILURE = 10.0  # seconds
+_AFTER_CTRL_C = 5.0
+_AFTER_SIGTERM = 10.0
+_SLICE = 0.2  # seconds after which it is looked whether there is less time by now
+_SILENCE = 1.0  # seconds of waiting before that is worth a line
+
+
+def patience(number: signal.Signals | None, *, failed: bool, usual: float | Literal["forever"]) -> float:
+    """Return for how many seconds listeners are waited for at the end of a run, that a signal ended or a failure."""
+    longest = float("inf") if usual == "forever" else usual
+    if number is signal.SIGINT:
+        return min(longest, _AFTER_CTRL_C)
+    if number is not None:
+        return min(longest, _grace())
+    return min(longest, _AFTER_FAILURE) if failed else longest
+
+
+def drain(drains: Iterable[Drain], seconds: Callable[[], float]) -> bool:
+    """Wait for all `drains`; `seconds` says how long in all, and may come to say less meanwhile."""
+    begin = time.monotonic()
+    told = False
+    complete = True
+    for wait in drains:
+        while not (delivered := wait(max(0.0, min(_SLICE, begin + seconds() - time.monotonic())))):
+            waited = time.monotonic() - begin
+            if waited >= seconds():
+                break
+            if not told and waited > _SILENCE:
+                told = True
+                limit = "" if seconds() == float("inf") else f", {seconds() - waited:.0f} s at most"
+                log.info("waiting for listeners that are behind%s", limit)
+        complete = complete and delivered
+    return complete
+
+
+def _grace() -> float:
+    try:
+        return max(0.0, float(os.environ[GRACE]))
+    except (KeyError, ValueError):
+        return _AFTER_SIGTERM
