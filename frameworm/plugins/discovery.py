@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -79,8 +80,11 @@ def at(path: Path) -> Candidate:
     inside = folder.parent.name == PLUGINS
     module = f"{PLUGINS}.{folder.name}" if inside else folder.name
     try:
-        found = _folder(folder, "project", module) if inside else _package(folder, module)
-    except OSError as error:
+        if inside and os.path.lexists(folder):
+            found = _folder(folder, "project", module)
+        else:
+            found = None if inside else _package(folder, module)
+    except OSError as error:  # of a package; a folder in a project has that as its problem
         raise PluginError(folder.name, "its folder cannot be read", where=str(path), got=error.strerror) from error
     if found is None:
         expected = f"a folder with {FILE}, or with an __init__.py that registers something"
@@ -114,16 +118,21 @@ def _children(folder: Path) -> list[Path]:
 
 def _folder(path: Path, source: Source, module: str) -> Candidate | None:
     """Return the plugin in a folder; None where none is meant to be."""
+    name = path.name.encode(errors="backslashreplace").decode()  # it is recorded and remembered, so it must be text
     made_up = Candidate(
-        name=path.name, source=source, module=module, path=path, manifest=Manifest(name=path.name), has_manifest=False
+        name=name, source=source, module=module, path=path, manifest=Manifest(name=name), has_manifest=False
     )
-    if not path.exists():
-        message = "it is a link that leads nowhere"
-        return _with_problem(made_up, PluginError(path.name, message, where=str(path), got=str(path.readlink())))
-    candidate = _with_manifest(made_up) if (path / FILE).is_file() else _undeclared(made_up)
-    if candidate is None or candidate.problem is not None:
-        return candidate
-    problem = _problem(candidate)
+    try:
+        if not path.exists():
+            message = "it is a link that leads nowhere"
+            return _with_problem(made_up, PluginError(name, message, where=str(path), got=str(path.readlink())))
+        candidate = _with_manifest(made_up) if (path / FILE).is_file() else _undeclared(made_up)
+        if candidate is None or candidate.problem is not None:
+            return candidate
+        problem = _problem(candidate)
+    except OSError as error:
+        problem = PluginError(name, "its folder cannot be read", where=str(path), got=error.strerror)
+        return _with_problem(made_up, problem)
     return candidate if problem is None else _with_problem(candidate, problem)
 
 
@@ -141,8 +150,8 @@ def _problem(candidate: Candidate) -> PluginError | None:
     name, path = candidate.name, candidate.path
     if not (path / "__init__.py").is_file():
         return PluginError(name, "it has no code", where=str(path), hint=f"an __init__.py beside {FILE}")
-    if "." in path.name:
-        hint = path.name.replace(".", "-")
+    if "." in path.name or not path.name.isprintable():
+        hint = re.sub(r"[^A-Za-z0-9_]+", "-", path.name).strip("-") or None
         return PluginError(name, "its folder's name cannot be imported", where=str(path), hint=hint)
     reason = distrust(path) if candidate.source == "project" else None
     return None if reason is None else _distrusted(name, reason)

@@ -69,15 +69,12 @@ def load(
     try:
         with terminal.tolerant(sys.stdout), terminal.tolerant(sys.stderr):
             loaded.ledger.run(lambda: _register(candidate, options, loaded.ledger))
-    except PluginError:
+    except (PluginError, KeyboardInterrupt):
         loaded.undo()
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # SystemExit and the like are a plugin's failure, not the program's end
         loaded.undo()
         raise _explained(candidate, error) from error
-    except BaseException:
-        loaded.undo()
-        raise
     return loaded
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 PLUGINS = "frameworm_plugins"
@@ -13,18 +14,20 @@ TRUST = "FRAMEWORM_TRUST"
 def project_root(start: Path) -> Path | None:
     """The nearest of `start` and its ancestors that has a plugin folder, or the parent of the one they are in.
 
-    The search ends at the home directory, at the file system's root and where the owner changes.
+    The search ends at the home directory, at the file system's root, where the owner changes and where the user may
+    not look.
     """
-    owner = start.stat().st_uid
-    for folder in (start, *start.parents):
-        if folder.stat().st_uid != owner:
-            return None
-        if folder.name == PLUGINS:
-            return folder.parent
-        if (folder / PLUGINS).is_dir():
-            return folder
-        if folder == Path.home():
-            return None
+    with suppress(PermissionError):
+        owner = start.stat().st_uid
+        for folder in (start, *start.parents):
+            if folder.stat().st_uid != owner:
+                return None
+            if folder.name == PLUGINS:
+                return folder.parent
+            if (folder / PLUGINS).is_dir():
+                return folder
+            if folder == Path.home():
+                return None
     return None
 
 

@@ -81,6 +81,7 @@ def test_a_miss_says_what_is_near_and_where_it_looked(loader: PluginLoader, writ
     [
         ("def register(:", "SyntaxError"),
         ("import sys\nsys.exit(3)", "it ended the program"),
+        ("import asyncio\nraise asyncio.CancelledError", "CancelledError"),
         ("import no_such_module_at_all", "No module named 'no_such_module_at_all'"),
         ("def register():\n    raise ValueError('no\\nnewline')", "ValueError"),
         ("x = 1", "it has no 'register'"),

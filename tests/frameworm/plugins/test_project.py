@@ -45,6 +45,17 @@ def test_the_search_ends_where_the_owner_changes(root: Path) -> None:
     assert project_root(below) == root
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_the_search_ends_where_the_user_may_not_look(root: Path) -> None:
+    """As in a folder into which one was brought by `sudo -u`."""
+    root.chmod(0o700)
+    os.seteuid(12345)
+    try:
+        assert project_root(root / "src") is None
+    finally:
+        os.seteuid(0)
+
+
 def test_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no project there is no root."""
     monkeypatch.setenv("HOME", str(tmp_path))
