@@ -135,14 +135,14 @@ def info(name: str | Path, *, as_json: bool) -> None:
 def load(ctx: click.Context, name: str | Path, *, as_json: bool) -> None:
     """Load a plugin, to see that it can be; if it was left out of training, it no longer is."""
     loader = get_plugin_loader()
-    failure = None
+    failure, memory = None, loader.memory  # of the project that this is, wherever the plugin may go
     plugin = loader.get(name)
     with others_on_stderr(as_json):
         try:
             plugin = loader.load(name)
-            loader.memory.enable(plugin.key)
+            memory.enable(plugin.key)
         except PluginError as error:
-            failure, plugin = error, loader.get(name)
+            failure, plugin = error, loader.get(plugin.path)
     for warning in plugin.warnings:
         _warn(f"{plugin.name}: {warning}")
     if as_json:

@@ -297,6 +297,20 @@ class TestLoading:
         assert facts["state"] == "failed"
         assert "ZeroDivisionError" in facts["reason"]
 
+    @pytest.mark.parametrize(("end", "status"), [("pass", 0), ("raise ValueError('oh')", 1)])
+    def test_a_plugin_that_goes_elsewhere(
+        self, project: Path, write: Write, monkeypatch: pytest.MonkeyPatch, end: str, status: int
+    ) -> None:
+        """The project is the one in which the command was given."""
+        monkeypatch.chdir(project)
+        write("roaming", f"import os\nos.chdir('/')\ndef register(): {end}")
+        plugins("unload", "roaming")
+        done = plugins("load", "roaming")
+        assert done.exit_code == status
+        assert ("ValueError: oh" in done.stderr) == bool(status)
+        monkeypatch.chdir(project)
+        assert listed()["roaming"]["state"] == ("disabled" if status else "loaded")
+
     def test_a_broken_manifest(self, write: Write) -> None:
         """What cannot be loaded as it is fails in the same way."""
         write("wrong", text="hooks: nothing")
