@@ -1,7 +1,7 @@
 """What of an event leaves the thread that publishes it: a frozen copy, without what exists only on that thread.
 
-Live fields become None. A source that has a method `detached()` is replaced by what it returns, a frozen view of
-itself; any other source by None. A scalar that lies on the host becomes a float; one on a device stays there, so that
+Live fields become None. A source that has a method `detached(event)` is replaced by what it returns, a frozen view of
+itself at that event; any other source by None. A scalar that lies on the host becomes a float; one on a device stays there, so that
 nobody waits for it here, and becomes a float in `landed`, which the thread that delivers the event calls.
 """
 
@@ -27,7 +27,7 @@ def detacher(event_type: type[E]) -> Callable[[E], E]:
     for name in event_type.__struct_fields__:
         field = recorded.get(name)
         if name == "source":
-            values.append("view(event.source)")
+            values.append("view(event)")
         elif field is None:
             values.append("None")
         elif field.scalar:
@@ -55,9 +55,10 @@ def _replace(event: E, changes: dict[str, Any]) -> E:
     return type(event)(*(changes.get(name, getattr(event, name)) for name in event.__struct_fields__))
 
 
-def _view(source: Any) -> Any:
+def _view(event: Event) -> Any:
+    source = event.source
     detached = getattr(type(source), "detached", None)
-    return None if detached is None else detached(source)
+    return None if detached is None else detached(source, event)
 
 
 def _number(value: Any) -> Any:

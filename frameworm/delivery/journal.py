@@ -90,6 +90,7 @@ class Journal:
         self._values = Values(copy_scalar)
         self._pending: deque[tuple[Record, list[ScalarCopy]]] = deque()  # bounded by how far a device may lag behind
         self._mutex = threading.RLock()  # guards what is pending
+        self._recorded: tuple[object, int] = (None, 0)
         self._subscriptions: list[Subscription[Any]] = []
         path = journal_path(directory, rank)
         try:
@@ -109,6 +110,11 @@ class Journal:
     def seq(self) -> int:
         """The number of the last record, 0 before the first."""
         return self._log.seq
+
+    def seq_of(self, event: object) -> int:
+        """Return the number of the record of an event that is being published, 0 where it is not recorded."""
+        recorded, seq = self._recorded
+        return seq if recorded is event else 0
 
     def attach(self, bus: EventBus) -> None:
         """Record what is published on `bus`: before other listeners, or after them where they may add to the event."""
@@ -176,6 +182,7 @@ class Journal:
                 self._postpone(record, pending)
             else:
                 self._write(record)
+                self._recorded = event, record["seq"]
             if afterwards is not None:
                 afterwards()
 

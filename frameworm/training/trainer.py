@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from _thread import get_ident
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bus import EventBus, ListenerFailure, Propagate, default_bus
+from bus import Event, EventBus, ListenerFailure, Propagate, default_bus
 from bus.beside import beside
 from frameworm.config import Named, TrainerConfig
 from frameworm.errors import DataError, NonFiniteError, StopTraining, UserError
@@ -96,6 +96,8 @@ class Trainer:
         self._requests = Requests()
         self._signal: signal.Signals | None = None
         self._thread = 0
+        self.seq_of: Callable[[Event], int] = lambda _event: 0
+        """Says the number of an event's record, while it is published; 0 where it has none."""
         self.drains: list[Drain] = []
         """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
@@ -230,8 +232,8 @@ class Trainer:
         batches = self._feed.length
         return None if batches is None else -(-batches // self.options.accumulate)
 
-    def detached(self) -> RunView:
-        """Return the facts as they are now, for listeners that are served on other threads and later."""
+    def detached(self, event: Event) -> RunView:
+        """Return the facts as they are at an event, for listeners that are served on other threads and later."""
         progress = self._progress
         return RunView(
             self.run.id,
@@ -248,6 +250,7 @@ class Trainer:
             self.status,
             self.error,
             datetime.now(UTC),
+            self.seq_of(event),
         )
 
     # Control: from any hook or thread; what is asked for is served between optimizer steps

@@ -23,9 +23,9 @@ class Detachable(Event, frozen=True):
 class Source:
     """Has a view of itself."""
 
-    def detached(self) -> str:
+    def detached(self, event: Event) -> str:
         """Stand for the facts."""
-        return "facts"
+        return f"facts at {event.name}"
 
 
 class OnDevice:
@@ -44,7 +44,7 @@ def test_facts_stay_and_live_things_go() -> None:
     metrics = {"loss": 1.0, "inner": {"list": [1]}}
     made = detacher(Detachable)(Detachable(Source(), 1, "a", [1], 2, None, metrics))
     metrics["inner"]["list"].append(2)  # type: ignore[index]  # as any listener in step may
-    assert (made.source, made.number, made.label, made.batch) == ("facts", 1, "a", None)
+    assert (made.source, made.number, made.label, made.batch) == ("facts at detachable", 1, "a", None)
     assert (made.loss, type(made.loss), made.norm) == (2.0, float, None)
     assert made.metrics == {"loss": 1.0, "inner": {"list": [1]}}
 
