@@ -76,16 +76,16 @@ def discover(root: Path | None) -> tuple[Candidate, ...]:
 def at(path: Path) -> Candidate:
     """Return the plugin in the folder at `path`, wherever it is; raises `PluginError` where there is none."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  "..", not links, are taken out: the link is the plugin's name
-    folder = path.parent if path.is_file() else path
-    inside = folder.parent.name == PLUGINS
-    module = f"{PLUGINS}.{folder.name}" if inside else folder.name
     try:
+        folder = path.parent if path.is_file() else path
+        inside = folder.parent.name == PLUGINS
+        module = f"{PLUGINS}.{folder.name}" if inside else folder.name
         if inside and os.path.lexists(folder):
             found = _folder(folder, "project", module)
         else:
             found = None if inside else _package(folder, module)
-    except OSError as error:  # of a package; a folder in a project has that as its problem
-        raise PluginError(folder.name, "its folder cannot be read", where=str(path), got=error.strerror) from error
+    except OSError as error:
+        raise PluginError(path.name, "its folder cannot be read", where=str(path), got=error.strerror) from error
     if found is None:
         expected = f"a folder with {FILE}, or with an __init__.py that registers something"
         raise PluginError(folder.name, "there is no plugin", where=str(path), expected=expected)

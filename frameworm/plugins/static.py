@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -36,7 +37,9 @@ def check(candidate: Candidate) -> tuple[Finding, ...]:
     """Return all that can be found, by file and line."""
     findings = [*_manifest(candidate)]
     sources = []
-    files = _files(candidate.path)
+    files: Sequence[Path] = ()
+    with suppress(OSError):  # of a folder that cannot be read; discovery has found that
+        files = _files(candidate.path)
     for file in files:
         try:
             sources.append(Source(file))

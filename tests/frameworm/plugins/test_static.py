@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import frameworm
-from frameworm.plugins.discovery import at
+from frameworm.plugins.discovery import at, discover
 from frameworm.plugins.static import Finding, check
 from tests.frameworm.plugins.conftest import Write
 from tests.frameworm.plugins.test_in_training import FOURTEEN, MODEL
@@ -103,10 +103,16 @@ def test_what_is_wrong_is_found_with_its_line(write: Write, code: str, level: st
     assert [(found_level, found_line) for found_level, _, found_line in matching] == [(level, line)]
 
 
-def test_each_is_found_once(write: Write) -> None:
+def test_each_is_found_once(write: Write, tmp_path: Path) -> None:
     """Also what discovery has seen before; the plugin's name is not repeated in what is said of it."""
-    for name, code, manifest in (("a", "def register(:", None), ("b", "def register(): ...", "hooks: [modle]")):
-        (finding,) = check(at(write(name, code, manifest)))
+    write("a", "def register(:")
+    path = write("b", "def register(): ...", "hooks: [modle]")
+    path.with_name("nowhere").symlink_to("gone")
+    path.with_name("unreadable").symlink_to("a" * 300)
+    broken = [candidate for candidate in discover(tmp_path) if candidate.source == "project"]
+    assert len(broken) == 4
+    for candidate in broken:
+        (finding,) = check(candidate)
         assert "plugin" not in finding.message
 
 
