@@ -1,4 +1,4 @@
-"""A typed event bus: listeners in step cost a function call, none of them can hurt the publisher.
+"""A typed event bus: listeners in step cost a function call, others an append; none of them can hurt the publisher.
 
     from bus import Event, EventBus
 
@@ -13,7 +13,7 @@
 
     bus.publish(Ping(None, "hello"))
 
-Nothing in this package knows of training; it needs blinker and msgspec.
+Nothing in this package knows of training; it needs anyio, blinker and msgspec.
 """
 
 from .bus import EventBus, event_types
@@ -21,6 +21,7 @@ from .channel import Channel
 from .default import default_bus
 from .errors import BusError, ClosedError, Propagate, SubscriptionError, UnknownEventError
 from .event import Event, Live, Recorded, RecordField, Scalar, record_fields
+from .options import Backoff, Breaker
 from .signals import PlainReceiver
 from .statistics import ListenerFailure, ListenerStatistics
 from .subscription import FIRST, LAST, Subscription
@@ -28,6 +29,8 @@ from .subscription import FIRST, LAST, Subscription
 __all__ = [
     "FIRST",
     "LAST",
+    "Backoff",
+    "Breaker",
     "BusError",
     "Channel",
     "ClosedError",

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
+from .background import until
 from .channel import Channel, Slot
-from .errors import ClosedError, Propagate, SubscriptionError, UnknownEventError, describe, place_of
+from .errors import BusError, ClosedError, Propagate, SubscriptionError, UnknownEventError, describe, place_of
 from .event import Event
+from .lane import AsyncLane, drain, hurry, retire, serving
+from .mailbox import Mailbox, Route
+from .options import AllOptions, BatchOptions, Dispatch, QueueOptions
 from .signals import PlainReceiver, Signal, SubscriptionTable
 from .statistics import ListenerFailure, ListenerStatistics, State, summarize
 from .subscription import OnError, Subscription
@@ -26,10 +31,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
 
 log = logging.getLogger("bus")
-
-_tables = threading.RLock()  # guards changes of subscriptions on all buses; never held while a listener runs
-if hasattr(os, "register_at_fork"):  # so that a forked child never finds it held by a thread it lacks
-    os.register_at_fork(before=_tables.acquire, after_in_parent=_tables.release, after_in_child=_tables.release)
 
 
 def event_types() -> dict[str, type[Event]]:
@@ -58,19 +59,25 @@ class EventBus:
         self.strict = strict
         self.closed = False
         self.on_failure: Callable[[ListenerFailure], object] | None = None
-        """Told of each failure of a listener, on the publishing thread, before the next listener runs."""
+        """Told of each failure of a listener: of one in step on the publishing thread, before the next listener runs;
+        of an asynchronous one on its worker's thread, when it has been given up."""
         self.on_propagate: Callable[[Propagate], bool] | None = None
         """Asked about each `Propagate` that a listener raises; what it says True to is not raised to the publisher."""
+        self.on_recovery: Callable[[str], object] | None = None
+        """Told the name of a listener that is served again after it hung or was broken, on its worker's thread."""
         self.on_subscribe: Callable[[Subscription[Any] | PlainReceiver], object] | None = None
         """Told of each listener that comes to this bus, or to a bus below it; plain blinker receivers included."""
         self._parent = parent
         self._children: WeakSet[EventBus] = WeakSet()
         self._channels: dict[type[Event], Channel[Any]] = {}
         self._table = SubscriptionTable(self._changed, self._added)
+        self._lane = AsyncLane()
         self._muted = 0
         # The first thread that publishes is at home, on the short path; any other looks its turn up.
         self._home = Turn()
         self._turns = threading.local()
+        weakref.finalize(self, retire, self._lane.boxes).atexit = False
+        _buses.add(self)
         if parent is not None:
             with _tables:
                 parent._children.add(self)
@@ -83,24 +90,42 @@ class EventBus:
         event: type[E],
         fn: Callable[[E], object],
         *,
+        dispatch: Dispatch | None = None,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
         owner: object | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Subscription[E]: ...
 
     @overload
     def subscribe(
         self,
-        event: str,
+        event: type[E],
+        fn: Callable[[list[E]], object],
+        *,
+        batch: int,
+        dispatch: Dispatch | None = None,
+        every: int = 1,
+        name: str | None = None,
+        owner: object | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Subscription[E]: ...
+
+    @overload
+    def subscribe(
+        self,
+        event: type[Any] | str,
         fn: Callable[[Any], object],
         *,
+        dispatch: Dispatch | None = None,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
         owner: object | None = None,
+        **options: Unpack[AllOptions],
     ) -> Subscription[Any]: ...
 
     def subscribe(
@@ -108,21 +133,40 @@ class EventBus:
         event: type[Any] | str,
         fn: Callable[[Any], object],
         *,
+        dispatch: Dispatch | None = None,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
         owner: object | None = None,
+        **options: Any,
     ) -> Subscription[Any]:
         """Call `fn(event)` for each event of a type, from the next one on, until the subscription is cancelled.
 
         - `event`: the event type, or its name.
-        - `priority`: lower runs first; equal ones run in the order of subscribing.
+        - `dispatch`: `"sync"` calls `fn` in step, on the publishing thread; `"async"` calls it later, elsewhere, with a
+          frozen copy. None is async for coroutine functions, sync for everything else.
+        - `priority`: in step, lower runs first; equal ones run in the order of subscribing.
         - `every`: only every so-many-th event.
-        - `on_error`: `"isolate"` logs and counts what `fn` raises; `"raise"` also raises it to the publisher, after
-          the other listeners ran.
+        - `on_error`: `"isolate"` logs and counts what `fn` raises; `"raise"`, in step only, also raises it to the
+          publisher, after the other listeners ran.
         - `name`: what the listener is called in accounts and logs; several subscriptions may share one.
-        - `owner`: the object that the listener belongs to, for whoever looks for it in `subscriptions()`.
+        - `owner`: the object that the listener belongs to, for whoever looks for it in `subscriptions()`. All that one
+          owner has subscribed on this bus with `dispatch="async"` is one listener: one queue, one worker, one order.
+
+        An asynchronous `fn` gets the events in their order, one at a time: a coroutine function on the event loop of
+        the process's listeners, a plain function in a thread of its own. Its options:
+
+        - `queue_size`: how many events may be pending. Event types that are always recorded have 16 times the room.
+        - `overflow`: what to do with further events: `"drop_oldest"`, `"drop_newest"`, or `"latest"`, which keeps the
+          newest event of a type only. It concerns those that are not always recorded; the others are dropped, with an
+          error, when their room is full.
+        - `timeout`: seconds for an attempt. A coroutine is cancelled then; a plain function cannot be, so it is left
+          alone until it returns.
+        - `retries`, `backoff`: how many times to try again, and after how long (a `Backoff`).
+        - `breaker`: when to leave a broken listener alone, and for how long (a `Breaker`); None for never.
+        - `batch`, `linger`: if more than 1, `fn` gets a list of up to so many events, or of what came within `linger`
+          seconds. A batch is delivered, or fails, as a whole.
 
         Raises `UnknownEventError`, `SubscriptionError` or `ClosedError`.
         """
@@ -138,8 +182,17 @@ class EventBus:
                 on_error=on_error,
                 name=name,
                 owner=owner,
+                dispatch=dispatch,
+                settings=options,
             )
+            seat = self._lane.admit(subscription, subscription.options) if subscription.options else None
             self._table.add(subscription)
+        if seat is not None:
+            try:
+                seat.start()
+            except RuntimeError:  # there can be no more threads
+                subscription.cancel()
+                raise
         return subscription
 
     @overload
@@ -147,21 +200,27 @@ class EventBus:
         self,
         event: type[E],
         *,
+        dispatch: Dispatch | None = None,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
+        owner: object | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
 
     @overload
     def on(
         self,
-        event: str,
+        event: type[Any] | str,
         *,
+        dispatch: Dispatch | None = None,
         priority: float = 50,
         every: int = 1,
         on_error: OnError = "isolate",
         name: str | None = None,
+        owner: object | None = None,
+        **options: Unpack[AllOptions],
     ) -> Callable[[F], F]: ...
 
     def on(self, event: type[Any] | str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -219,12 +278,35 @@ class EventBus:
     def statistics(self) -> tuple[ListenerStatistics, ...]:
         """Return the account of every listener that a channel of this bus has served, also of past ones."""
         with _tables:
-            return summarize(account for channel in list(self._channels.values()) for account in channel.accounts())
+            accounts = [account for channel in list(self._channels.values()) for account in channel.accounts()]
+        return summarize(accounts)  # which looks into mailboxes, whose locks are not taken under that of the tables
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until the asynchronous listeners of this bus and its parents have had all their events; at most
+        `timeout` seconds, if that is not None. Return whether they have.
+
+        What is gathered for a batch is delivered now. A broken listener gets one more try, and is then not waited for.
+        Streams are not waited for. Raises `BusError` in an asynchronous listener, which would wait for itself.
+        """  # noqa: D205  one sentence
+        self._refuse_waiting()
+        return drain(self._boxes(), timeout)
+
+    async def adrain(self, timeout: float | None) -> bool:  # noqa: ASYNC109  as `drain` has it
+        """Do the same as `drain`, in a coroutine."""
+        self._refuse_waiting()
+        living = hurry(self._boxes())
+        await until(lambda: all(box.settled for box in living), timeout)
+        return not any(box.unfinished for box in living)
 
     def close(self) -> None:
-        """Cancel this bus's own subscriptions and leave its parent: nobody listens then. Again is no error."""
+        """Cancel this bus's own subscriptions and leave its parent: nobody listens then. Again is no error.
+
+        What is pending for asynchronous listeners is dropped, their coroutines are cancelled; nothing is waited for.
+        """
         with _tables:
             self.closed = True
+        self._lane.close()
+        with _tables:
             for name in self._table.names():
                 for listener in self._table.listeners(name):
                     listener.cancel()
@@ -255,6 +337,10 @@ class EventBus:
             raise SubscriptionError(f"an event type or its name was expected, got {event!r}")
         return event
 
+    def __reduce__(self) -> tuple[Callable[[], EventBus], tuple[()]]:
+        """Pickle, or copy, as a handle on which nothing is ever delivered: listeners stay in their process."""
+        return _inert, ()
+
     # Inside
 
     def _lineage(self) -> Iterator[EventBus]:
@@ -267,7 +353,16 @@ class EventBus:
         if self._muted or self.closed:
             return []
         found = [entry for bus in self._lineage() if not bus._muted for entry in bus._table.listeners(name)]
-        return sorted((entry for entry in found if entry.state == "active"), key=lambda entry: entry.rank)
+        served = [entry for entry in found if entry.state == "active" and not entry.inert]
+        return sorted(served, key=lambda entry: entry.rank)
+
+    def _boxes(self) -> list[Mailbox]:
+        return [box for bus in self._lineage() for box in list(bus._lane.boxes)]
+
+    @staticmethod
+    def _refuse_waiting() -> None:
+        if serving():
+            raise BusError("an asynchronous listener cannot wait for asynchronous listeners, of which it is one")
 
     def _set_state(self, subscription: Subscription[Any], state: State) -> None:
         with _tables:
@@ -276,6 +371,7 @@ class EventBus:
             subscription.state = state
             if state == "cancelled":
                 self._table.remove(subscription)  # which reports the change itself
+                self._lane.leave(subscription)
             else:
                 self._changed(subscription.event_type.name)
 
@@ -283,7 +379,14 @@ class EventBus:
         for other in self._channels:
             if other.name == event_type.name:
                 raise SubscriptionError(f"two event types are named {other.name!r}: {other!r} and {event_type!r}")
-        channel = Channel(event_type, lambda: self._listeners(event_type.name), self._home, self._turn, self._failed)
+        channel = Channel(
+            event_type,
+            lambda: self._listeners(event_type.name),
+            self._home,
+            self._turn,
+            self._failed,
+            report=self._report,
+        )
         channel.compile()
         self._channels[event_type] = channel
         return channel
@@ -336,6 +439,41 @@ class EventBus:
         elif slot.failures == 1:
             log.error("%s failed on %s at %s", listener.name, event.name, place, exc_info=error)
         _tell(self.on_failure, ListenerFailure(listener.name, event.name, error, place, tally.failed))
+
+    def _report(self, route: Route, event: str, error: BaseException | None) -> None:
+        """Account for what an asynchronous listener raised, or for its recovery; on its worker's thread."""
+        listener, tally = route.listener, route.tally
+        if error is None:
+            log.info("%s is served again", listener.name)
+            _tell(self.on_recovery, listener.name)
+            return
+        route.failures += 1
+        place = place_of(error, listener.code)
+        tally.last_error = f"{describe(error)} ({place})"
+        if route.failures == 1:
+            log.error("%s failed on %s at %s", listener.name, event, place, exc_info=error)
+        _tell(self.on_failure, ListenerFailure(listener.name, event, error, place, tally.failed))
+
+
+def _inert() -> EventBus:
+    """Return a bus on which nothing is delivered, and for which nobody works."""
+    bus = EventBus()
+    bus._muted = 1
+    bus._lane.pid = 0
+    return bus
+
+
+def _silence() -> None:
+    """Take what is served elsewhere out of all channels, in a forked child."""
+    for bus in list(_buses):
+        bus._recompile()
+    _tables.release()
+
+
+_buses: WeakSet[EventBus] = WeakSet()
+_tables = threading.RLock()  # guards changes of subscriptions on all buses; never held while a listener runs
+if hasattr(os, "register_at_fork"):  # so that a forked child never finds it held by a thread it lacks
+    os.register_at_fork(before=_tables.acquire, after_in_parent=_tables.release, after_in_child=_silence)
 
 
 def _tell(observer: Callable[[T], R] | None, what: T) -> R | None:

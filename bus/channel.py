@@ -19,7 +19,8 @@ from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
 
 from .event import Event, Recorded
-from .statistics import Account, State, Tally
+from .mailbox import Report
+from .statistics import Account, Lane, State, Tally
 from .subscription import OnError
 from .turn import MAX_DEPTH, Turn
 
@@ -55,16 +56,41 @@ class Listener(Protocol):
     def every(self) -> int:
         """It is called for every so-many-th event."""
 
+    @property
+    def lane(self) -> Lane:
+        """Whether it is called in step, or only given the event to be called later."""
+
+    @property
+    def inert(self) -> bool:
+        """Whether this process, forked from the listener's, cannot serve it."""
+
     def gate(self) -> Callable[[Any], bool] | None:
         """Return a filter that says of an event whether it is for this listener; None lets all pass."""
+
+    def tally(self) -> Tally:
+        """Return an empty account for it."""
+
+    def inlet(self, tally: Tally, report: Report) -> Callable[[Any], object]:
+        """Return what takes an event on the publishing thread; what becomes of it later goes to `tally`, `report`."""
 
 
 class Slot(Generic[E]):
     """A listener's place on one channel: what to call, and its account. `call` is swapped when it may not be called."""
 
-    __slots__ = ("_channel", "_joined", "call", "counts_itself", "due", "failures", "listener", "serving", "tally")
+    __slots__ = (
+        "_channel",
+        "_joined",
+        "call",
+        "counts_itself",
+        "due",
+        "failures",
+        "listener",
+        "serving",
+        "tally",
+        "times_itself",
+    )
 
-    def __init__(self, channel: Channel[E], listener: Listener, tally: Tally) -> None:
+    def __init__(self, channel: Channel[E], listener: Listener, tally: Tally, report: Report) -> None:
         self._channel = channel
         self.listener = listener
         self.tally = tally
@@ -73,7 +99,9 @@ class Slot(Generic[E]):
         """The number of the next event that is for it, where it takes every so-many-th; counted from when it joined."""
         gate = self._has_its_turn if listener.every > 1 else listener.gate()
         self.counts_itself = gate is not None
-        self.serving: Callable[[E], object] = self._gated(gate) if gate else listener.fn
+        self.times_itself = gate is not None or listener.lane == "async"
+        inlet = listener.inlet(tally, report)
+        self.serving: Callable[[E], object] = self._gated(gate, inlet) if gate else inlet
         self.call = self.serving
         self._joined: int | None = None  # the channel's count when this listener was last accounted for
 
@@ -83,7 +111,7 @@ class Slot(Generic[E]):
         self.due += self.listener.every
         return True
 
-    def _gated(self, gate: Callable[[E], bool]) -> Callable[[E], None]:
+    def _gated(self, gate: Callable[[E], bool], inlet: Callable[[E], object]) -> Callable[[E], None]:
         """Let through what is for this listener; it counts and times itself, since the channel sees all events."""
 
         def call(event: E) -> None:
@@ -91,11 +119,16 @@ class Slot(Generic[E]):
                 self.tally.offered += 1
                 start = perf_counter()
                 try:
-                    self.listener.fn(event)
+                    inlet(event)
                 finally:
                     self.tally.time(perf_counter() - start)
 
-        return call
+        def post(event: E) -> None:
+            if gate(event):
+                self.tally.offered += 1
+                inlet(event)
+
+        return call if self.listener.lane == "sync" else post
 
     def join(self, count: int) -> None:
         """Account for the channel's events from the one after `count` on."""
@@ -138,6 +171,7 @@ class Channel(Generic[E]):
         "_home",
         "_listeners",
         "_recursions",
+        "_report",
         "_slot_of",
         "_slots",
         "_soonest",
@@ -157,6 +191,8 @@ class Channel(Generic[E]):
         home: Turn,
         turn: Callable[[], Turn],
         failed: Failed,
+        *,
+        report: Report,
     ) -> None:
         self.event_type = event_type
         self.active = False
@@ -165,6 +201,7 @@ class Channel(Generic[E]):
         self._home = home
         self._turn = turn
         self._failed = failed
+        self._report = report
         self.count = 0
         """Events so far."""
         # The interpreter switches threads at calls and jumps only, so the sum is exact, and a publisher that counted an
@@ -174,7 +211,7 @@ class Channel(Generic[E]):
         self._stale = self._compiling = False
         self._slots: tuple[Slot[E], ...] = ()
         self._slot_of: dict[Listener, Slot[E]] = {}
-        self._tallies: dict[str, Tally] = {}  # also of cancelled listeners: bounded by the names
+        self._tallies: dict[tuple[str, Lane], Tally] = {}  # also of cancelled listeners: bounded by the names
         # Frequent events are timed once in 64 (the published times are estimates then), the others always.
         self._untimed = 0 if event_type.recorded is Recorded.ALWAYS else 63
 
@@ -231,7 +268,7 @@ class Channel(Generic[E]):
                 slot.call(event)
             except BaseException as error:
                 self._failed(slot, event, error, turn)
-            if not slot.counts_itself:
+            if not slot.times_itself:
                 slot.tally.time(perf_counter() - start)
 
     def compile(self) -> None:
@@ -260,21 +297,24 @@ class Channel(Generic[E]):
             slot.join(count)
         for listener, slot in before.items():
             if listener not in self._slot_of:
-                slot.leave(count, "muted" if listener.state == "active" else listener.state)
+                slot.leave(
+                    count, listener.state if listener.state != "active" else "forked" if listener.inert else "muted"
+                )
                 if listener.state != "cancelled":
                     self._slot_of[listener] = slot
 
     def accounts(self) -> list[Account]:
         """Return the account of each listener, past ones included, up to now."""
-        states: dict[str, set[State]] = {name: set() for name in self._tallies}
+        states: dict[tuple[str, Lane], set[State]] = {key: set() for key in self._tallies}
         for listener, slot in self._slot_of.items():
             slot.settle(self.count)
-            states[listener.name].add(listener.state)
+            states[listener.name, listener.lane].add(listener.state)
         event = self.event_type.name
-        return [Account(name, frozenset(found), event, self._tallies[name]) for name, found in states.items()]
+        return [Account(key[0], frozenset(found), event, self._tallies[key]) for key, found in states.items()]
 
     def _slot(self, listener: Listener) -> Slot[E]:
-        return Slot(self, listener, self._tallies.setdefault(listener.name, Tally()))
+        tally = self._tallies.setdefault((listener.name, listener.lane), listener.tally())
+        return Slot(self, listener, tally, self._report)
 
     def _refuse(self) -> None:
         """Drop an event that was caused by too many others, and say so once: a loop has more of them."""

@@ -1,8 +1,9 @@
 """What of an event leaves the thread that publishes it: a frozen copy, without what exists only on that thread.
 
 Live fields become None. A source that has a method `detached(event)` is replaced by what it returns, a frozen view of
-itself at that event; any other source by None. A scalar that lies on the host becomes a float; one on a device stays there, so that
-nobody waits for it here, and becomes a float in `landed`, which the thread that delivers the event calls.
+itself at that event; any other source by None. A scalar that lies on the host becomes a float; one on a device stays
+there, so that nobody waits for it here, and becomes a float in `landed`, which the thread that delivers the event
+calls.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from blinker import ANY, Namespace, Signal
 
 from .errors import SubscriptionError
-from .statistics import State
+from .mailbox import Report
+from .statistics import State, Tally
 from .subscription import Subscription, code_of, name_of, next_rank, refuse_async
 
 __all__ = ["PlainReceiver", "Signal", "SubscriptionTable"]
@@ -25,7 +26,9 @@ class PlainReceiver:
     """
 
     on_error: Literal["isolate"] = "isolate"
+    lane: Literal["sync"] = "sync"
     every = 1
+    inert = False
 
     def __init__(self, signal: Signal, receiver: Receiver, *, weak: bool, died: Callable[[], None]) -> None:
         self.name = name_of(receiver)
@@ -48,6 +51,14 @@ class PlainReceiver:
             return not self._signal.is_muted and any(map(self.stands_for, self._signal.receivers_for(event.source)))
 
         return wanted
+
+    def tally(self) -> Tally:
+        """Return an empty account for it."""
+        return Tally()
+
+    def inlet(self, _tally: Tally, _report: Report) -> Callable[[Any], object]:
+        """Return what takes an event: the receiver."""
+        return self.fn
 
     def stands_for(self, receiver: Receiver) -> bool:
         """Whether `receiver` is what is called here: the object itself, or the same method of one object."""

@@ -14,7 +14,7 @@ import pytest
 
 from bus import FIRST, LAST, Event, EventBus, ListenerFailure, Propagate
 from bus.channel import Channel, Slot
-from bus.statistics import State
+from bus.statistics import Lane, State, Tally
 from bus.subscription import OnError
 from bus.turn import MAX_DEPTH, Turn
 from tests.bus.events import Knock, Ring, account
@@ -535,6 +535,8 @@ class Fake:
 
     on_error: OnError = "isolate"
     code: types.CodeType | None = None
+    lane: Lane = "sync"
+    inert = False
     every = 1
 
     def __init__(self, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -547,6 +549,18 @@ class Fake:
     def gate(self) -> None:
         """Let all events pass."""
         self._meanwhile()
+
+    def tally(self) -> Tally:
+        """Be accounted for as any other."""
+        return Tally()
+
+    def inlet(self, _tally: Tally, _report: object) -> Callable[[Any], object]:
+        """Be called in step."""
+        return self.fn
+
+
+def no_report(*_: object) -> None:
+    """Hear of asynchronous listeners, of which there are none."""
 
 
 def test_change_in_the_middle_of_compiling_is_not_lost() -> None:
@@ -563,7 +577,7 @@ def test_change_in_the_middle_of_compiling_is_not_lost() -> None:
     victim, newcomer = Fake("victim"), Fake("newcomer", finalize)
     listeners = [victim]
     turn = Turn()
-    channel = Channel(Knock, lambda: list(listeners), turn, lambda: turn, failed)
+    channel = Channel(Knock, lambda: list(listeners), turn, lambda: turn, failed, report=no_report)
     channel.compile()
     listeners.insert(0, newcomer)
     channel.compile()
@@ -584,7 +598,7 @@ def test_failed_compiling_can_be_done_again() -> None:
         return [listener]
 
     listener, broken, turn = Fake("listener"), True, Turn()
-    channel = Channel(Knock, listeners, turn, lambda: turn, lambda *_: None)
+    channel = Channel(Knock, listeners, turn, lambda: turn, lambda *_: None, report=no_report)
     with pytest.raises(KeyboardInterrupt):
         channel.compile()
     broken = False

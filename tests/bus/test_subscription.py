@@ -123,16 +123,24 @@ def test_subscription_says_what_it_is() -> None:
     "listener",
     [
         listen_later,
-        listen_in_parts,
         Listener().later,
         LaterListener(),
         functools.partial(listen_later),
         functools.partial(functools.partial(LaterListener())),
     ],
 )
-def test_coroutine_function_is_refused(listener: Callable[..., Any]) -> None:
-    """A coroutine function, in whichever disguise, would run nothing, so it is refused by name."""
-    with pytest.raises(SubscriptionError, match=r":\S+ is a coroutine function; .* write a plain function"):
+def test_coroutine_function_is_refused_in_step(listener: Callable[..., Any]) -> None:
+    """A coroutine function, in whichever disguise, is asynchronous: called in step it would run nothing."""
+    with EventBus() as bus:
+        with pytest.raises(SubscriptionError, match=r":\S+ is a coroutine function.*got dispatch='sync'"):
+            bus.subscribe(Knock, listener, dispatch="sync")
+        assert bus.subscribe(Knock, listener).lane == "async"
+
+
+@pytest.mark.parametrize("listener", [listen_in_parts, functools.partial(listen_in_parts)])
+def test_asynchronous_generator_is_refused(listener: Callable[..., Any]) -> None:
+    """Nobody would iterate over it."""
+    with pytest.raises(SubscriptionError, match=r":listen_in_parts is an asynchronous generator: expected"):
         EventBus().subscribe(Knock, listener)
 
 
@@ -165,7 +173,8 @@ def test_plain_wrapper_of_a_coroutine_function_is_accepted() -> None:
 def test_wrong_option_is_refused(options: dict[str, Any], message: str) -> None:
     """A wrong option fails when subscribing, saying what was expected and what came; nothing is subscribed."""
     bus = EventBus()
-    for subscribe in (lambda: bus.subscribe(Knock, listen, **options), lambda: bus.on(Knock, **options)(listen)):
+    on: Any = bus.on
+    for subscribe in (lambda: bus.subscribe(Knock, listen, **options), lambda: on(Knock, **options)(listen)):
         with pytest.raises(SubscriptionError) as caught:
             subscribe()
         assert str(caught.value) == message

@@ -1,0 +1,439 @@
+"""The queue of one asynchronous listener: bounded, exactly counted, and quick to put an event into.
+
+Whoever publishes must not wait for whoever listens, so all that happens on the publishing thread is a frozen copy, an
+append under a lock that is never held for long, and a wake-up if the worker is idle. The lock is re-entrant because
+signal handlers and finalizers may publish, on a thread that holds it.
+
+A finalizer may also change subscriptions, under the lock of their tables; so nobody takes a mailbox's lock while
+holding that one. What must reach a mailbox from there is a flag and a ring, which need no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
+from time import perf_counter
+from types import CodeType
+from typing import Any, Protocol
+
+from .detach import detacher
+from .event import Event, Recorded
+from .options import KEPT_SHARE, AsyncOptions
+from .statistics import AsyncTally, Backlog, State
+
+log = logging.getLogger("bus")
+
+
+class Bell(Protocol):
+    """Wakes whoever takes from a mailbox. Ringing needs no lock, and ringing twice is as ringing once."""
+
+    def ring(self) -> None:
+        """Wake it, or let its next wait end at once."""
+
+
+class Addressee(Protocol):
+    """What a mailbox needs to know of the subscription that an event is for."""
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+
+    @property
+    def fn(self) -> Callable[[Any], Any]:
+        """What to call with the event."""
+
+    @property
+    def code(self) -> CodeType | None:
+        """What somebody wrote of it in Python."""
+
+    @property
+    def event_type(self) -> type[Any]:
+        """Which events it gets."""
+
+    @property
+    def state(self) -> State:
+        """Only an active one is called."""
+
+    @property
+    def paused_at(self) -> float:
+        """What was posted up to then (`perf_counter`) is not for it any more."""
+
+
+class Route:
+    """The way of one channel's events to one listener: where they are counted, and who is told what became of them."""
+
+    __slots__ = ("failures", "listener", "report", "tally")
+
+    def __init__(self, listener: Addressee, tally: AsyncTally, report: Report) -> None:
+        self.listener = listener
+        self.tally = tally
+        self.report = report
+        """Told on the worker's thread of an event that failed; without an error, that the listener has recovered."""
+        self.failures = 0
+
+    def drop(self, reason: str) -> None:
+        """Account for an event that was not delivered, and why."""
+        self.tally.dropped[reason] += 1
+
+
+Report = Callable[[Route, str, BaseException | None], None]
+Entry = tuple[float, Route, Any]
+"""When an event was posted, which also orders them; its way; the event, detached."""
+
+
+class Latest:
+    """A queue that keeps the newest event of each route only."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Route, Entry] = {}
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry at the end, in the place of an older one of its kind."""
+        route = entry[1]
+        if self._entries.pop(route, None) is not None:
+            route.tally.coalesced += 1
+        self._entries[route] = entry
+
+    def popleft(self) -> Entry:
+        """Take the oldest entry."""
+        return self._entries.pop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
+
+    def __getitem__(self, _first: int) -> Entry:
+        return next(iter(self))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class Mailbox:
+    """Holds the events of one listener, over all its subscriptions, until its one worker takes them.
+
+    Two queues: events that may be dropped when there are too many, as `overflow` says, and those that must not be,
+    for which there is much more room. The worker gets both in the order in which they came.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bell",
+        "_droppable",
+        "_in_flight",
+        "_kept",
+        "_lock",
+        "_oldest_is_dropped",
+        "_overflowed",
+        "_pid",
+        "_reserve",
+        "_room",
+        "broken",
+        "closed",
+        "gap",
+        "hung",
+        "hurried",
+        "idle",
+        "lasting",
+        "options",
+        "resting",
+        "retired",
+    )
+
+    def __init__(self, options: AsyncOptions, bell: Bell, *, pid: int | None = None, lasting: bool = False) -> None:
+        self.options = options
+        self.idle = False
+        """Whether the worker found nothing: then posting rings the bell."""
+        self.hung = False
+        self.broken = False
+        self.hurried = False
+        """Whether somebody waits for the mailbox to become empty."""
+        self.resting = False
+        """Whether the worker waits for its next probe of a broken listener."""
+        self.closed = False
+        self.retired = False
+        """Whether nobody is subscribed any more."""
+        self.lasting = lasting
+        """Whether what is in it may still be taken after that."""
+        self.gap: tuple[float, int] | None = None
+        """When the latest event that overflowed was posted, and how many did since somebody reset this."""
+        self._bell = bell
+        self._pid = os.getpid() if pid is None else pid
+        self._lock = RLock()
+        self._droppable: deque[Entry] | Latest = Latest() if options.overflow == "latest" else deque()
+        self._kept: deque[Entry] = deque()
+        self._room = options.queue_size
+        self._reserve = KEPT_SHARE * options.queue_size
+        self._oldest_is_dropped = options.overflow != "drop_newest"
+        self._overflowed = False
+        self._in_flight: list[Entry] = []
+
+    # The publishing thread
+
+    def inlet(self, route: Route) -> Callable[[Any], None]:
+        """Return what posts the events of one route."""
+        route.tally.await_from(self)
+        event_type: type[Event] = route.listener.event_type
+        if event_type.recorded is Recorded.ALWAYS:
+            return self._kept_inlet(route, detacher(event_type))
+        return self._droppable_inlet(route, detacher(event_type))
+
+    def _droppable_inlet(self, route: Route, detach: Callable[[Any], Any]) -> Callable[[Any], None]:
+        lock, queue, now = self._lock, self._droppable, perf_counter
+
+        def post(event: Any) -> None:
+            copy = detach(event)
+            with lock:
+                if len(queue) < self._room:
+                    queue.append((now(), route, copy))
+                else:
+                    self._overflow(route, copy)
+                if self.idle:
+                    self._wake()
+
+        return post
+
+    def _kept_inlet(self, route: Route, detach: Callable[[Any], Any]) -> Callable[[Any], None]:
+        lock, queue, now = self._lock, self._kept, perf_counter
+
+        def post(event: Any) -> None:
+            copy = detach(event)
+            with lock:
+                if len(queue) < self._reserve:
+                    queue.append((now(), route, copy))
+                else:
+                    self._overflow_kept(route)
+                if self.idle:
+                    self._wake()
+
+        return post
+
+    def _overflow(self, route: Route, event: Any) -> None:
+        """Find a place for a droppable event where there is none; the lock is held."""
+        if self.closed:
+            route.drop("closed")
+            return
+        posted = perf_counter()
+        if self._oldest_is_dropped:
+            self._droppable.append((posted, route, event))
+            if len(self._droppable) <= self._room:  # it took the place of another
+                return
+            posted, route, _ = self._droppable.popleft()
+        self._lose(posted, route)
+
+    def _overflow_kept(self, route: Route) -> None:
+        if self.closed:
+            route.drop("closed")
+            return
+        self._lose(perf_counter(), route)
+        if not self._overflowed:
+            self._overflowed = True
+            listener = route.listener
+            log.error(
+                "%s is so far behind that %s was dropped: %d events that should not be are pending",
+                listener.name,
+                listener.event_type.name,
+                len(self._kept),
+            )
+
+    def _lose(self, posted: float, route: Route) -> None:
+        route.drop("overflow")
+        self.gap = posted, self.gap[1] + 1 if self.gap else 1
+
+    def _wake(self) -> None:
+        """Wake the worker, unless it gathers a batch that is not full yet; the lock is held."""
+        if not self._gathering():
+            self.idle = False
+            if not self.inert:
+                self._bell.ring()
+
+    # The worker
+
+    def take(self) -> list[Entry]:
+        """Take the next events, up to a batch of one subscription's; nothing: there are none, and the bell will ring.
+
+        They are in flight until `settle`.
+        """
+        with self._lock:
+            entry = self._next()
+            if entry is None:
+                self.hurried = False
+            self.idle = entry is None or (self._gathering() and self._gathers_for(entry) > 0)
+            if self.idle:
+                return []
+            taken = [self._pop()]
+            while len(taken) < self.options.batch:
+                entry = self._next()
+                if entry is None or entry[1].listener is not taken[0][1].listener:
+                    break
+                taken.append(self._pop())
+            self._in_flight = taken
+            return list(taken)
+
+    def settle(self, error: BaseException | None, dropped: str | None = None) -> None:
+        """Account for what is in flight: delivered, failed with an error, or dropped for a reason."""
+        with self._lock:
+            for _, route, _ in self._in_flight:
+                if dropped is not None:
+                    route.drop(dropped)
+                elif error is not None:
+                    route.tally.failed += 1
+                else:
+                    route.tally.delivered += 1
+            self._in_flight = []
+
+    def retried(self) -> None:
+        """Account for another attempt at what is in flight."""
+        with self._lock:
+            for _, route, _ in self._in_flight:
+                route.tally.retried += 1
+
+    def gathers_for(self) -> float | None:
+        """Return how many seconds the worker may wait for more events; None: until the bell rings."""
+        with self._lock:
+            entry = self._next()
+            return None if entry is None else self._gathers_for(entry)
+
+    def rests_for(self, until: float, *, probe: bool) -> float:
+        """Return how many seconds are left of a rest, 0 where it is over: also because nobody can wait for a probe."""
+        with self._lock:
+            left = until - perf_counter()
+            over = left <= 0 or self.finished or (probe and self.hurried)
+            self.resting = probe and not over
+            self.hurried = self.hurried and not (probe and over)
+            return 0.0 if over else left
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will ever come out of it again."""
+        return self.closed or (self.retired and not self.lasting)
+
+    def _gathering(self) -> bool:
+        """Whether a batch is not full yet, and nobody is in a hurry."""
+        return len(self) < self.options.batch and not (self.hurried or self.finished)
+
+    def _gathers_for(self, entry: Entry) -> float:
+        return max(0.0, entry[0] + self.options.linger - perf_counter())
+
+    def _next(self) -> Entry | None:
+        """Return the oldest entry, having dropped those that are for nobody any more."""
+        while (queue := self._oldest_queue()) is not None:
+            entry: Entry = queue[0]
+            reason = self._refusal(entry)
+            if reason is None:
+                return entry
+            queue.popleft()
+            entry[1].drop(reason)
+        return None
+
+    def _pop(self) -> Entry:
+        queue = self._oldest_queue()
+        assert queue is not None
+        return queue.popleft()
+
+    def _oldest_queue(self) -> deque[Entry] | Latest | None:
+        droppable, kept = self._droppable, self._kept
+        if not kept:
+            return droppable or None
+        return kept if not droppable or kept[0][0] <= droppable[0][0] else droppable
+
+    def _refusal(self, entry: Entry) -> str | None:
+        posted, route, _ = entry
+        listener = route.listener
+        if self.lasting and not self.closed:
+            return None
+        if listener.state != "active":
+            return listener.state
+        return "paused" if posted <= listener.paused_at else None
+
+    # Looking, and ending
+
+    @property
+    def inert(self) -> bool:
+        """Whether it belongs to another process, from which this one was forked: here nobody empties it."""
+        return self._pid != os.getpid()
+
+    @property
+    def spent(self) -> bool:
+        """Whether it is empty for ever."""
+        return (self.closed or self.retired) and not self._in_flight and not len(self)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is pending or in flight."""
+        with self._held():
+            return bool(self._in_flight) or len(self) > 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to wait for: all was delivered, or the listener is broken, a probe included."""
+        with self._held():
+            return not self.unfinished or (self.resting and not self.hurried)
+
+    def condition(self) -> State:
+        """Return how the listener is doing."""
+        return "hung" if self.hung else "broken" if self.broken else "active"
+
+    def backlog(self, tally: AsyncTally) -> Backlog:
+        """Return what it holds of the events that are accounted for in a tally; drops what is for nobody any more."""
+        with self._held():
+            self._sweep()
+            entries = [*self._droppable, *self._kept]
+            in_flight = sum(route.tally is tally for _, route, _ in self._in_flight)
+        pending = [posted for posted, route, _ in entries if route.tally is tally]
+        return Backlog(len(pending), in_flight, min(pending, default=None))
+
+    def holding(self) -> AbstractContextManager[Any]:
+        """Return a context in which nobody else changes it."""
+        return self._held()
+
+    def hurry(self) -> None:
+        """Let the worker wait for no more events and for no later probe, once."""
+        if not self.inert and (self.resting or len(self)):
+            self.hurried = True
+            self._bell.ring()
+
+    def retire(self) -> None:
+        """Let the worker end, since nobody is subscribed any more. Needs no lock."""
+        self.retired = True
+        if not self.inert:
+            self._bell.ring()
+
+    def close(self) -> None:
+        """Drop what is pending, take nothing more, and let the worker end."""
+        if self.inert:
+            return
+        with self._lock:
+            self.closed = True
+            self._room = self._reserve = 0
+            for queue in (self._droppable, self._kept):
+                for _, route, _ in queue:
+                    route.drop("breaker" if self.broken else "closed")
+                queue.clear()
+        self._bell.ring()
+
+    def _sweep(self) -> None:
+        """Drop what is for nobody any more."""
+        for queue in (self._droppable, self._kept):
+            if all(self._refusal(entry) is None for entry in list(queue)):
+                continue
+            for _ in range(len(queue)):
+                entry = queue.popleft()
+                reason = self._refusal(entry)
+                if reason is None:
+                    queue.append(entry)
+                else:
+                    entry[1].drop(reason)
+
+    def _held(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.inert else self._lock  # in a forked child a thread that is not there may hold it
+
+    def __len__(self) -> int:
+        return len(self._droppable) + len(self._kept)
