@@ -62,26 +62,24 @@ class HighWater(msgspec.Struct):
         """Return a copy to go on with, while this one stays as it is."""
         return type(self)(self.run, self.attempt, self.seq, dict(self.reached), self.earlier)
 
-    def enter(self, view: RunView) -> bool:
-        """Go on to the event that `view` is the source of; False where it is done. Another run begins anew."""
+    def take(self, view: RunView, points: Iterable[Point]) -> list[Point]:
+        """Return those of an event's points that are not stored yet, and count them as stored; another run begins anew.
+
+        `view` is the event's source. Of what is no point, nothing is said: beginnings and ends can be told again.
+        """
         if view.run_id != self.run:
             self.run, self.attempt, self.seq, self.reached = view.run_id, 0, 0, {}
-        if 0 < view.seq <= self.seq:
-            return False
-        self.seq = max(self.seq, view.seq)
-        if view.attempt != self.attempt:
+        if view.attempt > self.attempt:
             self.attempt, self.earlier = view.attempt, dict(self.reached)
-        return True
-
-    def fresh(self, points: Iterable[Point]) -> list[Point]:
-        """Return those of an event's points that are not stored yet, and count them as stored."""
+        if 0 < view.seq <= self.seq:
+            return []
+        self.seq = max(self.seq, view.seq)
         taken = []
         for point in points:
             done = self.reached if point.key == BATCH_LOSS else self.earlier
-            if point.step <= done.get(point.key, -1):
-                continue
-            taken.append(point)
-            self.reached[point.key] = max(point.step, self.reached.get(point.key, -1))
+            if point.step > done.get(point.key, -1):
+                taken.append(point)
+                self.reached[point.key] = max(point.step, self.reached.get(point.key, -1))
         return taken
 
     def raise_to(self, reached: Mapping[str, int]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bus import Event
+from bus import Event, EventBus
 from frameworm.core import register_callback
 from frameworm.errors import UserError
 from frameworm.events import CheckpointSaved, TrainBegin, TrainEnd
@@ -54,26 +54,31 @@ class MLflowLogger(CallbackHook):
         self._store: Store | None = None
         self._run: str | None = None
         self._marks = HighWater()
+        self._on_bus = False  # where it is served from the record, nobody registers it
+
+    def register(self, bus: EventBus | None = None, **options: Any) -> Self:
+        """Register it in the process that trains, as any callback."""
+        self._on_bus = True
+        return super().register(bus, **options)
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Store the events; those that are stored already, from an earlier call or attempt, are passed over."""
+        """Store the events; what is stored already, from an earlier call or attempt, is passed over."""
         marks = self._marks.copy()
         waiting: list[Point] = []
         for event in events:
             view: RunView = event.source
             if view.run_id != marks.run:
                 self._run = None
-            if not marks.enter(view):
-                continue
             store, run = self._begun(view)
-            waiting += marks.fresh(point._replace(key=key_of(point.key)) for point in points(event))
+            named = (point._replace(key=key_of(point.key)) for point in points(event))
+            waiting += marks.take(view, named)
             if isinstance(event, TrainBegin | TrainEnd | CheckpointSaved):
                 store.log(run, waiting)
                 waiting = []
             match event:
                 case TrainBegin():
                     store.go_on(run, view.attempt)
-                    if view.attempt > 1 and not view.seq:  # in step, where what was logged last is in no saved state
+                    if self._on_bus and view.attempt > 1:  # the state is a checkpoint's: more was logged after it
                         marks.raise_to(store.reached(run))
                 case CheckpointSaved(path=path) if self.checkpoints:
                     store.keep(run, Path(path), f"checkpoints/{Path(path).name}")

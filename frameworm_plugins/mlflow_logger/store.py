@@ -1,11 +1,10 @@
-"""The door to MLflow: what it takes, in the portions and the names that it takes, and its errors by their kind."""
+"""The door to MLflow: what it takes, in the portions and under the names that it takes."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -32,67 +31,59 @@ QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": 
 class Store:
     """An MLflow store at `uri`, or where MLflow keeps it by itself; made at the first event, not before.
 
-    All of its methods may be called again. What a server may take later raises `ConnectionError`; what it refuses is
-    MLflow's own error, with the HTTP status as its `status_code`.
+    All of its methods may be called again, and raise MLflow's own errors, which know their HTTP status.
     """
 
     def __init__(self, uri: str | None) -> None:
         for name, value in QUICK.items():
             os.environ.setdefault(name, value)
         self._mlflow: Any = import_module("mlflow")
-        with self._told():
-            # The client keeps no active run, of which there is one in a process, whoever trains in it.
-            self._client: Any = self._mlflow.MlflowClient(tracking_uri=uri)
+        # The client keeps no active run, of which there is one in a process, whoever trains in it.
+        self._client: Any = self._mlflow.MlflowClient(tracking_uri=uri)
 
     def begin(self, experiment: str, run_name: str, view: RunView) -> str:
         """Return the id of the run's MLflow run, which is begun where there is none yet, with its parameters."""
-        with self._told():
-            experiment_id = self._experiment(experiment)
-            found = self._earlier(experiment_id, view.run_id)
-            if found is None:
-                tags = {RUN_ID: view.run_id} if view.run_id else {}
-                started = milliseconds(view.time)
-                found = self._client.create_run(experiment_id, started, tags=tags, run_name=run_name)
-            run = str(found.info.run_id)
-            self._log_parameters(run, view.config, found.data.params)
-            return run
+        experiment_id = self._experiment(experiment)
+        found = self._earlier(experiment_id, view.run_id)
+        if found is None:
+            tags = {RUN_ID: view.run_id} if view.run_id else {}
+            started = milliseconds(view.time)
+            found = self._client.create_run(experiment_id, started, tags=tags, run_name=run_name)
+        run = str(found.info.run_id)
+        self._log_parameters(run, view.config, found.data.params)
+        return run
 
     def go_on(self, run: str, attempt: int) -> None:
         """Say that the run is running, in which attempt."""
-        with self._told():
-            self._client.update_run(run, status="RUNNING")
-            self._client.set_tag(run, "frameworm.attempt", str(attempt), synchronous=True)
+        self._client.update_run(run, status="RUNNING")
+        self._client.set_tag(run, "frameworm.attempt", str(attempt), synchronous=True)
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """Store points, whose keys are as MLflow takes them."""
         metric = self._mlflow.entities.Metric
         entries = [metric(point.key, point.value, milliseconds(point.time), point.step) for point in points]
-        with self._told():
-            for some in _portions(entries, MOST_METRICS):
-                self._client.log_batch(run, metrics=some, synchronous=True)
+        for some in _portions(entries, MOST_METRICS):
+            self._client.log_batch(run, metrics=some, synchronous=True)
 
     def keep(self, run: str, directory: Path, under: str) -> None:
         """Keep a directory as artifacts; one that was removed meanwhile is no error."""
         try:
-            with self._told():
-                if directory.is_dir():
-                    self._client.log_artifacts(run, str(directory), under)
+            if directory.is_dir():
+                self._client.log_artifacts(run, str(directory), under)
         except FileNotFoundError:
             if directory.is_dir():
                 raise
 
     def end(self, run: str, status: str, error: str | None, time: datetime) -> None:
         """End the run as it ended."""
-        with self._told():
-            if error:
-                self._client.set_tag(run, "frameworm.error", error[:LONGEST], synchronous=True)
-            self._client.set_terminated(run, ENDINGS.get(status, "FAILED"), milliseconds(time))
+        if error:
+            self._client.set_tag(run, "frameworm.error", error[:LONGEST], synchronous=True)
+        self._client.set_terminated(run, ENDINGS.get(status, "FAILED"), milliseconds(time))
 
     def reached(self, run: str) -> dict[str, int]:
         """Return the last step of each metric."""
-        with self._told():
-            keys = self._client.get_run(run).data.metrics
-            return {key: max(metric.step for metric in self._client.get_metric_history(run, key)) for key in keys}
+        keys = self._client.get_run(run).data.metrics
+        return {key: max(metric.step for metric in self._client.get_metric_history(run, key)) for key in keys}
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -117,16 +108,6 @@ class Store:
         missing = [self._mlflow.entities.Param(key, value) for key, value in values.items() if key not in known]
         for some in _portions(missing, MOST_PARAMETERS):
             self._client.log_batch(run, params=some, synchronous=True)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._mlflow.MlflowException as error:
-            error.status_code = status = error.get_http_status_code()
-            if status == 429 or status >= 500:
-                raise ConnectionError(str(error)) from error
-            raise
 
 
 def key_of(name: str) -> str:

@@ -25,15 +25,12 @@ CONFIG: Mapping[str, Any] = {"optimizer": {"name": "adamw", "lr": 0.001}, "callb
 
 
 class Story:
-    """A run's events, in order: each call makes the next one. `recorded=False` is a run without a journal."""
+    """A run's events, in order: each call makes the next one."""
 
-    def __init__(
-        self, run_id: str = "r1", *, run_dir: Path | None = None, recorded: bool = True, config: Any = CONFIG
-    ) -> None:
+    def __init__(self, run_id: str = "r1", *, run_dir: Path | None = None, config: Any = CONFIG) -> None:
         self.run_id = run_id
         self.run_dir = run_dir
         self.config = config
-        self.recorded = recorded
         self.attempt = 1
         self.epoch = 0
         self.step = 0
@@ -70,6 +67,11 @@ class Story:
         """The end of the attempt."""
         return TrainEnd(self.view(status, error), status, None, error)
 
+    def crash(self) -> TrainEnd:
+        """The end of an attempt whose process is gone: it is not recorded, and has the number of the last record."""
+        self.seq -= 1
+        return self.end("crashed")
+
     def resume(self, *, step: int, epoch: int = 0) -> Sequence[Event]:
         """The next attempt, from a checkpoint at this step."""
         self.attempt += 1
@@ -77,7 +79,7 @@ class Story:
         return [self.begin(), TrainResumed(self.view(), f"checkpoints/step-{step:08d}")]
 
     def view(self, status: str = "running", error: str | None = None) -> Any:
-        """The facts now; it is a second later each time, whether that is recorded or not."""
+        """The facts now; it is a second later each time."""
         self.seq += 1
         return RunView(
             run_id=self.run_id,
@@ -94,5 +96,5 @@ class Story:
             status=status,
             error=error,
             time=START + timedelta(seconds=self.seq),
-            seq=self.seq if self.recorded else 0,
+            seq=self.seq,
         )

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from bus import Event, EventBus
+from frameworm.delivery.retry import Blame, blame_of
 from frameworm.errors import UserError
 from frameworm.facts import RunView
 from frameworm_plugins import mlflow_logger
@@ -85,7 +86,7 @@ class Trainer(NamedTuple):
 
     view: RunView
 
-    def detached(self) -> RunView:
+    def detached(self, _event: Event) -> RunView:
         """The facts as they are now."""
         return self.view
 
@@ -132,6 +133,16 @@ def test_it_ends_there_as_it_ended_here(uri: str, status: str, ended: str) -> No
     assert (run.info.status, run.data.tags["frameworm.error"]) == (ended, "ValueError: no")
 
 
+def test_a_run_whose_process_is_gone_is_closed(uri: str) -> None:
+    """Its end is recorded nowhere, and comes with the number of the last record."""
+    story = Story()
+    logger = MLflowLogger(tracking_uri=uri)
+    logger.deliver([story.begin(), story.batch(1.0)])
+    logger = restarted(logger, uri)
+    logger.deliver([story.crash()])
+    assert only_run(uri).info.status == "FAILED"
+
+
 def test_what_is_delivered_again_is_stored_once(uri: str) -> None:
     """By the same logger, by one that was restarted with an older state, and by one that has none."""
     story = Story()
@@ -168,7 +179,7 @@ def test_steps_that_are_redone_are_stored_once(uri: str) -> None:
 
 def test_in_step_with_training_a_resumed_run_asks_mlflow_how_far_it_came(uri: str) -> None:
     """There the state is the checkpoint's, older than what was logged."""
-    story = Story(recorded=False)
+    story = Story()
     logger = MLflowLogger(tracking_uri=uri)
     with EventBus(strict=True) as bus:
         logger.register(bus, dispatch="sync")
@@ -266,16 +277,17 @@ def test_a_batch_that_fails_half_way_is_stored_once_when_it_comes_again(
 
 
 def test_errors_are_of_their_kind(uri: str) -> None:
-    """A server that does not answer is a ConnectionError; a refusal has the HTTP status, so that nobody insists."""
+    """A server that does not answer is asked again; what MLflow refuses is nobody's to insist on."""
     story = Story()
-    with pytest.raises(ConnectionError, match="failed"):
+    with pytest.raises(Exception, match="failed") as caught:
         MLflowLogger(tracking_uri="http://127.0.0.1:9").deliver([story.begin()])
+    assert blame_of(caught.value) is Blame.CIRCUMSTANCES
     logger = MLflowLogger(tracking_uri=uri)
     logger.deliver([story.begin()])
     logger.load_state_dict(logger.state_dict() | {"remote": "0" * 32})
     with pytest.raises(Exception, match="not found") as caught:
         logger.deliver([story.batch(1.0)])
-    assert getattr(caught.value, "status_code", None) == 404
+    assert blame_of(caught.value) is Blame.RECORD
 
 
 def test_nothing_of_mlflow_is_imported_before_the_first_event() -> None:
