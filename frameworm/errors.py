@@ -15,7 +15,10 @@
     │     └─ CorruptCheckpointError     ... or not what its manifest says
     ├─ ModelContractError               a model returned what the trainer cannot use
     ├─ NonFiniteError                   the loss is nan or infinite
-    └─ HookError                        a hook with a wrong name or signature
+    ├─ HookError                        a hook with a wrong name or signature
+    └─ DeliveryError                    raised by listeners, for the relay, when they cannot take an event
+       ├─ PermanentError                ... and never will
+       └─ RetryLater                    ... before some time has passed
 
 `StopTraining` is none of these: a hook raises it to end the run in good order.
 """
@@ -217,6 +220,22 @@ class NonFiniteError(FramewormError):
 
 class HookError(FramewormError):
     """A hook has a wrong name, or parameters that its event cannot fill; `where` is its file and line."""
+
+
+class DeliveryError(FramewormError):
+    """A listener in a process of its own cannot take what it was given; how to go on, the two below say."""
+
+
+class PermanentError(DeliveryError):
+    """It will never take it: the event goes to the listener's dead letters at once, without another try."""
+
+
+class RetryLater(DeliveryError):  # noqa: N818  it is no complaint: it says what to do
+    """It asks to be given the same again after `seconds`, as often as it says so."""
+
+    def __init__(self, seconds: float, message: str = "the listener asks for a pause") -> None:
+        self.seconds = seconds
+        super().__init__(message)
 
 
 class StopTraining(Propagate):

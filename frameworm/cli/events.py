@@ -1,4 +1,4 @@
-"""`frameworm events`: what can be listened to, and what a record of it looks like."""
+"""`frameworm events`: what can be listened to, what a record of it looks like, and the records themselves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import click
 
 from bus import Event, event_types
 from frameworm.cli.render import print_table
+from frameworm.cli.replay import replay
+from frameworm.cli.tail import tail
 from frameworm.delivery import journal
 from frameworm.events import TrainingEvent
 
@@ -27,6 +29,10 @@ class Row(NamedTuple):
 @click.group()
 def events() -> None:
     """Show what a run publishes and records."""
+
+
+events.add_command(tail)
+events.add_command(replay)
 
 
 @events.command("list")

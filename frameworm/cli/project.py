@@ -1,4 +1,4 @@
-"""A file of the project's, when a command is called from below its root."""
+"""What is the project's, when a command is called from below its root: files, and the folder of its runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ import click
 
 from frameworm.plugins.project import project_root
 from frameworm.terminal import printable
+
+
+def _at_root(_ctx: click.Context, _option: click.Parameter, path: Path) -> Path:
+    return (root_having(path) or Path()) / path
+
+
+runs_folder = click.option(
+    "--dir",
+    "root",
+    type=click.Path(path_type=Path),
+    callback=_at_root,
+    default="runs",
+    show_default=True,
+    help="Where the runs are.",
+)
+"""The option `--dir` of the commands about runs; it is their parameter `root`."""
 
 
 def root_having(path: Path) -> Path | None:

@@ -9,27 +9,14 @@ from typing import Any
 import click
 import msgspec
 
-from frameworm.cli.project import root_having
+from frameworm.cli.project import runs_folder
 from frameworm.cli.render import metrics_text, print_json, print_table
+from frameworm.delivery.status import relay_of, status
 from frameworm.runs import RunDirectory, RunSummary, find, list_runs
 from frameworm.runs import prune as prune_runs
 from frameworm.terminal import write_line
 from frameworm.training.manifest import list_checkpoints
 
-
-def _at_root(_ctx: click.Context, _option: click.Parameter, path: Path) -> Path:
-    return (root_having(path) or Path()) / path
-
-
-_in = click.option(
-    "--dir",
-    "root",
-    type=click.Path(path_type=Path),
-    callback=_at_root,
-    default="runs",
-    show_default=True,
-    help="Where the runs are.",
-)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -39,7 +26,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_in
+@runs_folder
 @_as_json
 def list_them(root: Path, *, as_json: bool) -> None:
     """List the runs, the oldest first."""
@@ -56,7 +43,7 @@ def list_them(root: Path, *, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run")
-@_in
+@runs_folder
 @_as_json
 def show(run: str, root: Path, *, as_json: bool) -> None:
     """Show a run: `latest`, its id, its folder's name, the beginning of either, or a path."""
@@ -78,7 +65,7 @@ def show(run: str, root: Path, *, as_json: bool) -> None:
 
 
 @runs.command()
-@_in
+@runs_folder
 @click.option("--keep", type=click.IntRange(min=0), required=True, help="How many of the newest stay.")
 @click.option(
     "--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS", help="Of the others, only these go."
@@ -107,6 +94,8 @@ def _facts(directory: RunDirectory) -> dict[str, Any]:
         "config": str(directory.config),
         "environment": str(directory.environment()),
         "events": str(directory.journal),
+        "listeners": [msgspec.structs.asdict(report) for report in status(directory.path)],
+        "relay": None if (relay := relay_of(directory.path)) is None else str(relay),
         "checkpoints": [str(checkpoint.path) for checkpoint in list_checkpoints(directory.checkpoints)],
     }
 
@@ -116,5 +105,19 @@ def _text(value: Any, *, indent: int) -> str:
     if isinstance(value, dict):
         return metrics_text(value)
     if isinstance(value, list):
-        return f"\n{' ' * indent}".join(value) or "-"
+        return f"\n{' ' * indent}".join(map(_line, value)) or "-"
     return "-" if value is None else str(value)
+
+
+def _line(value: Any) -> str:
+    """A path, or what became of a listener."""
+    if isinstance(value, str):
+        return value
+    parts = [
+        f"{value['name']}: {value['state']}",
+        f"{value['delivered']} delivered",
+        f"{value['pending']} pending",
+        f"{value['dead']} dead letter{'' if value['dead'] == 1 else 's'}",
+    ]
+    error = value["last_error"]
+    return ", ".join(parts) + (f"; last error: {error.partition(chr(10))[0]}" if error else "")

@@ -1,0 +1,71 @@
+"""`frameworm relay`: delivers what a run has recorded to the listeners that have a process of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import chdir, nullcontext
+from pathlib import Path
+
+import click
+
+from frameworm import logs
+from frameworm.cli.project import runs_folder
+from frameworm.cli.render import print_table
+from frameworm.delivery.relay import Outcome, Relay
+from frameworm.delivery.status import ListenerReport, status
+from frameworm.runs import find
+from frameworm.terminal import write_line
+
+
+@click.command()
+@click.argument("run")
+@runs_folder
+@click.option("--wait", is_flag=True, hidden=True, help="Wait for the end of another relay.")
+@click.option("--spare", is_flag=True, hidden=True, help="The relay before was killed from outside.")
+def relay(run: str, root: Path, *, wait: bool, spare: bool) -> None:
+    """Deliver the rest of a run to its process-lane listeners.
+
+    It is started by itself where a run has such listeners; by hand it delivers what was left when all had died. RUN is
+    `latest`, the run's id, its folder's name, the beginning of either, or a path.
+    """
+    path = find(root, run).path.absolute()
+    with logs.configure("plain"), Relay(path, wait=wait, spare=spare) as made:
+        if not made.plan.listeners:
+            write_line("the run has no listeners in the process lane: there is nothing to deliver")
+            return
+        before = signal.signal(signal.SIGTERM, lambda _number, _frame: made.stop())
+        try:
+            outcome = _run(made)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        print_reports(status(path))
+        if outcome is not Outcome.DELIVERED:
+            _leave_behind(outcome)  # a thread that hangs might keep the interpreter
+
+
+def print_reports(reports: tuple[ListenerReport, ...]) -> None:
+    """Print a line a listener."""
+    header = ("listener", "state", "delivered", "dead letters", "pending", "last error")
+    rows = [
+        (x.name, x.state, str(x.delivered), str(x.dead), str(x.pending), (x.last_error or "").partition("\n")[0])
+        for x in reports
+    ]
+    print_table(header, rows)
+
+
+def _run(made: Relay) -> Outcome:
+    """Work where the run was started: relative paths and plugins are found from there."""
+    folder = made.plan.folder
+    with chdir(folder) if folder and Path(folder).is_dir() else nullcontext():
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.append(here)
+        return made.run()
+
+
+def _leave_behind(outcome: Outcome) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(outcome)

@@ -1,0 +1,177 @@
+"""A recorded run as it was: its records, the facts at each of them, and its events with these facts as their source."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bus import Event
+from bus.log import LogReader, Record, newest_first
+from frameworm import config
+from frameworm.delivery.decoding import Decoder, numbers
+from frameworm.delivery.journal import journal_path
+from frameworm.delivery.records import VERSION
+from frameworm.errors import ConfigError, RunError
+from frameworm.facts import RunView
+
+Phase = Literal["before", "training", "ended"]
+
+_START = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """What a run's `run.json` says of it, as far as it is needed here."""
+
+    id: str
+    name: str
+
+
+class RunFold:
+    """The facts of the run in a directory, as its records have told them so far. Takes all records in order.
+
+    What the run is called and how it is configured is read from its directory, as far as that is there.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        identity = _identity(run_dir)
+        self._name = identity.name
+        self._id = identity.id
+        self._run_dir = run_dir
+        self._config = _config(run_dir)
+        model, trainer = (self._config.get(section) or {} for section in ("model", "trainer"))
+        self._model = str(model.get("name", "")) if isinstance(model, Mapping) else str(model)
+        self._epochs: int = trainer.get("epochs", 0) if isinstance(trainer, Mapping) else 0
+        self._metrics: Mapping[str, float] = {}
+        self._status = "running"
+        self._error: str | None = None
+        self.last: Record | None = None
+        """The record that was taken last."""
+        self.phase: Phase = "before"
+        """How far the newest attempt is, as far as the records tell."""
+        self._takers: dict[str, Callable[[Record], None]] = {
+            "train_begin": self._train_begin,
+            "epoch_begin": self._training,
+            "epoch_end": self._epoch_end,
+            "validation_end": self._more_metrics,
+            "metrics_logged": self._more_metrics,
+            "train_failed": self._train_failed,
+            "train_end": self._train_end,
+        }
+
+    def add(self, record: Record) -> None:
+        """Take the next record."""
+        self.last = record
+        take = self._takers.get(record["event"])
+        if take is not None:
+            take(record)
+
+    def view(self) -> RunView:
+        """Return the facts as they were when the record that was taken last was written."""
+        record = self.last or {}
+        return RunView(
+            record.get("run") or self._id,
+            self._name,
+            self._run_dir,
+            self._config,
+            self._model,
+            record.get("rank", 0),
+            record.get("attempt", 1),
+            self._epochs,
+            record.get("epoch", 0),
+            record.get("step", 0),
+            self._metrics,  # replaced, never changed
+            self._status,
+            self._error,
+            datetime.fromisoformat(record["time"]) if record else _START,
+            record.get("seq", 0),
+        )
+
+    def crash(self) -> Record:
+        """Return the `train_end` that the run's process did not live to write; it has the number of the last record."""
+        record = self.last or {}
+        position = {key: record[key] for key in ("v", "seq", "attempt", "time", "run", "rank", "epoch", "step")}
+        reason = "its process is gone"
+        return {**position, "event": "train_end", "status": "crashed", "reason": reason, "error": self._error}
+
+    def _training(self, _record: Record) -> None:
+        self.phase = "training"
+
+    def _train_begin(self, record: Record) -> None:
+        self._status, self._error, self.phase = "running", None, "training"
+        self._epochs = record.get("epochs", self._epochs)
+
+    def _epoch_end(self, record: Record) -> None:
+        self.phase = "training"
+        self._more_metrics(record)
+
+    def _more_metrics(self, record: Record) -> None:
+        self._metrics = {**self._metrics, **numbers(record.get("metrics"))}
+
+    def _train_failed(self, record: Record) -> None:
+        self._status, self._error = "failed", record.get("message")
+
+    def _train_end(self, record: Record) -> None:
+        self.phase = "ended"
+        self._status = record.get("status", "finished")
+        self._error = record.get("error") or self._error
+
+
+def readable(records: Iterable[Record], path: Path) -> Iterator[Record]:
+    """Yield the records; raises RunError at one of a newer format than this version reads."""
+    for record in records:
+        if record.get("v", VERSION) > VERSION:
+            raise RunError(
+                "the run's journal is of a newer format",
+                where=str(path),
+                expected=f"version {VERSION} or older",
+                got=f"version {record['v']}",
+                hint="a newer FRAMEWORM",
+            )
+        yield record
+
+
+def check_journal(run_dir: Path) -> None:
+    """Raise RunError where the run in this directory is recorded in a format that this version does not read."""
+    path = journal_path(run_dir)
+    next(readable(newest_first(path), path), None)
+
+
+def last_seq(run_dir: Path) -> int:
+    """Return the number of the last record of a run, 0 where there is none; reads no more than that."""
+    return next((int(record["seq"]) for record in newest_first(journal_path(run_dir))), 0)
+
+
+def events(run_dir: Path, after: int = 0, *, names: Collection[str] | None = None) -> Iterator[Event]:
+    """Yield the events that are recorded in a run's directory by now, behind the record number `after`, in order.
+
+    The source of each is the `RunView` of its moment, which has the `seq` to go on behind; live fields are None.
+    `names` are the events that are wanted, by default all. Events of unknown types are left out. Raises RunError for a
+    journal of a newer format.
+    """
+    path, fold, decoder = journal_path(run_dir), RunFold(run_dir), Decoder()
+    with contextlib.closing(LogReader(path)) as reader:
+        for record in readable(reader, path):
+            fold.add(record)
+            if record["seq"] > after and (names is None or record["event"] in names) and decoder.knows(record["event"]):
+                event = decoder.event(record, fold.view())
+                if event is not None:
+                    yield event
+
+
+def _identity(run_dir: Path) -> _Identity:
+    try:
+        return msgspec.json.decode((run_dir / "run.json").read_bytes(), type=_Identity)
+    except (OSError, msgspec.DecodeError):
+        return _Identity("", run_dir.name)
+
+
+def _config(run_dir: Path) -> dict[str, Any]:
+    try:
+        return config.redact(config.read(run_dir / "config.yaml"))
+    except (ConfigError, OSError):
+        return {}
