@@ -11,8 +11,8 @@ from typing import Literal
 
 log = logging.getLogger("frameworm")
 
-Drain = Callable[[float], bool]
-"""Waits so many seconds at most; says whether everything has been delivered."""
+Drain = Callable[[Callable[[], float]], bool]
+"""Waits for listeners as long as what it is given says that seconds are left; says whether all was delivered."""
 
 GRACE = "FRAMEWORM_GRACE"
 """The environment variable with the seconds that a SIGTERM leaves for listeners."""
@@ -20,7 +20,6 @@ GRACE = "FRAMEWORM_GRACE"
 _AFTER_FAILURE = 10.0  # seconds
 _AFTER_CTRL_C = 5.0
 _AFTER_SIGTERM = 10.0
-_SLICE = 0.2  # seconds after which it is looked whether there is less time by now
 _SILENCE = 1.0  # seconds of waiting before that is worth a line
 
 
@@ -38,18 +37,17 @@ def drain(drains: Iterable[Drain], seconds: Callable[[], float]) -> bool:
     """Wait for all `drains`; `seconds` says how long in all, and may come to say less meanwhile."""
     begin = time.monotonic()
     told = False
-    complete = True
-    for wait in drains:
-        while not (delivered := wait(max(0.0, min(_SLICE, begin + seconds() - time.monotonic())))):
-            waited = time.monotonic() - begin
-            if waited >= seconds():
-                break
-            if not told and waited > _SILENCE:
-                told = True
-                limit = "" if seconds() == float("inf") else f", {seconds() - waited:.0f} s at most"
-                log.info("waiting for listeners that are behind%s", limit)
-        complete = complete and delivered
-    return complete
+
+    def left() -> float:
+        nonlocal told
+        rest = max(0.0, begin + seconds() - time.monotonic())
+        if not told and rest and time.monotonic() - begin > _SILENCE:
+            told = True
+            limit = "" if rest == float("inf") else f", {rest:.0f} s at most"
+            log.info("waiting for listeners that are behind%s", limit)
+        return rest
+
+    return all([wait(left) for wait in drains])
 
 
 def _grace() -> float:
