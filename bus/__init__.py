@@ -16,14 +16,16 @@
 Nothing in this package knows of training; it needs anyio, blinker and msgspec.
 """
 
-from .bus import EventBus, event_types
+from .bus import EventBus
 from .channel import Channel
 from .default import default_bus
 from .errors import BusError, ClosedError, Propagate, SubscriptionError, UnknownEventError
 from .event import Event, Live, Recorded, RecordField, Scalar, record_fields
+from .names import event_types
 from .options import Backoff, Breaker
 from .signals import PlainReceiver
 from .statistics import ListenerFailure, ListenerStatistics
+from .stream import Lagged, Stream
 from .subscription import FIRST, LAST, Subscription
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "ClosedError",
     "Event",
     "EventBus",
+    "Lagged",
     "ListenerFailure",
     "ListenerStatistics",
     "Live",
@@ -44,6 +47,7 @@ __all__ = [
     "RecordField",
     "Recorded",
     "Scalar",
+    "Stream",
     "Subscription",
     "SubscriptionError",
     "UnknownEventError",

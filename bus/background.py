@@ -7,66 +7,50 @@ it shares the selector and the wake-up pipe of the parent's.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 import anyio
 from anyio import lowlevel
 
-from .mailbox import Entry, Mailbox
+from .mailbox import Mailbox
 from .policy import AbandonedError, Attempt, Wait, adrive
+from .route import Entry
+from .waking import Wake, waker
 from .watchdog import Watch
 from .worker import Worker, here
 
-Soon = Callable[[Callable[[], object]], object]
 Task = Callable[[], Coroutine[Any, Any, None]]
-
-
-def soon_here() -> Soon:
-    """Return what has the running event loop call a function soon, and may itself be called from any thread."""
-    trio: Any = sys.modules.get("trio")  # what runs has been imported
-    if trio is not None and trio.lowlevel.in_trio_run():
-        soon: Soon = trio.lowlevel.current_trio_token().run_sync_soon
-    else:
-        asyncio: Any = sys.modules["asyncio"]
-        soon = asyncio.get_running_loop().call_soon_threadsafe
-    return soon
 
 
 class LoopBell:
     """Wakes a coroutine, on the event loop where it was armed; until then it need not be woken."""
 
     def __init__(self) -> None:
-        self._soon: Soon | None = None
-        self._event: anyio.Event | None = None
+        self._event: anyio.Event
+        self._wake: Wake | None = None
 
     def arm(self) -> None:
         """From now on it can be rung; to be called by the coroutine, before it looks whether it has to wait."""
-        if self._event is None or self._event.is_set():
-            self._event = anyio.Event()
-        self._soon = soon_here()
+        self._event = anyio.Event()
+        self._wake = waker()
 
     def ring(self) -> None:
         """Wake the coroutine, or let its next wait end at once."""
-        if self._soon is not None:
-            with suppress(Exception):  # its loop has ended, and it with that
-                self._soon(self._set)
+        if self._wake is not None:
+            self._wake(self._set)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until it rings, so many seconds at most, and arm it anew."""
-        assert self._event is not None
         with anyio.move_on_after(seconds):
             await self._event.wait()
         self.arm()
 
     def _set(self) -> None:
-        if self._event is not None:
-            self._event.set()
+        self._event.set()
 
 
 class LoopWorker(Worker):
@@ -158,7 +142,7 @@ class _Background:
 
     def __init__(self) -> None:
         self._ready = threading.Event()
-        self._soon: Soon
+        self._wake: Wake
         self._bell = LoopBell()
         self._tasks: deque[Task] = deque()  # to be begun
         threading.Thread(target=anyio.run, args=(self._main,), name="bus: event loop", daemon=True).start()
@@ -166,7 +150,7 @@ class _Background:
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function on the loop, soon."""
-        self._soon(function)
+        self._wake(function)
 
     def spawn(self, task: Task) -> None:
         """Run a task on the loop."""
@@ -175,7 +159,7 @@ class _Background:
 
     async def _main(self) -> None:
         here.serving = True
-        self._soon = soon_here()
+        self._wake = waker()
         self._bell.arm()
         self._ready.set()
         async with anyio.create_task_group() as group:

@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
 
 from .event import Event, Recorded
-from .mailbox import Report
+from .route import Report
 from .statistics import Account, Lane, State, Tally
 from .subscription import OnError
 from .turn import MAX_DEPTH, Turn

@@ -19,27 +19,35 @@ E = TypeVar("E", bound=Event)
 
 @cache
 def detacher(event_type: type[E]) -> Callable[[E], E]:
-    """Return what makes the frozen copy of an event of this type.
+    """Return what makes the frozen copy of an event of this type."""
+    text, words = detaching(event_type)
+    detach: Callable[[E], E] = eval(f"lambda event: {text}", words)  # noqa: S307  see there
+    return detach
 
-    It is compiled from text, as `namedtuple` is: the publisher waits for it. The words are the fields' names.
+
+@cache
+def detaching(event_type: type[Event]) -> tuple[str, dict[str, Any]]:
+    """Return the expression that makes the frozen copy of `event`, and the words in it.
+
+    It is text to be compiled, as `namedtuple` is, since the publisher waits for it: usual values cost no call. It is
+    made of the fields' names, which are identifiers.
     """
     recorded = {field.name: field for field in record_fields(event_type)}
     values = []
     for name in event_type.__struct_fields__:
         field = recorded.get(name)
         if name == "source":
-            values.append("view(event)")
+            values.append("None if (view := views[type(it := event.source)]) is None else view(it, event)")
         elif field is None:
             values.append("None")
         elif field.scalar:
-            values.append(f"number(event.{name})")
+            values.append(f"it if type(it := event.{name}) is real else number(it)")
         elif field.plain:
             values.append(f"event.{name}")
         else:
             values.append(f"frozen(event.{name})")
-    words = {"make": event_type, "view": _view, "number": _number, "frozen": _frozen}
-    detach: Callable[[E], E] = eval(f"lambda event: make({', '.join(values)})", words)  # noqa: S307  see above
-    return detach
+    words = {"make": event_type, "views": _views, "type": type, "real": float, "number": _number, "frozen": _frozen}
+    return f"make({', '.join(values)})", words
 
 
 def landed(event: E) -> E:
@@ -56,15 +64,20 @@ def _replace(event: E, changes: dict[str, Any]) -> E:
     return type(event)(*(changes.get(name, getattr(event, name)) for name in event.__struct_fields__))
 
 
-def _view(event: Event) -> Any:
-    source = event.source
-    detached = getattr(type(source), "detached", None)
-    return None if detached is None else detached(source, event)
+class _Views(dict[type, Callable[[Any, Event], Any] | None]):
+    """What each type of source makes a view of itself with; looked up once, as a lookup in vain is slow."""
+
+    def __missing__(self, source: type) -> Callable[[Any, Event], Any] | None:
+        self[source] = found = getattr(source, "detached", None)
+        return found
+
+
+_views = _Views()
 
 
 def _number(value: Any) -> Any:
     """Return a scalar as a float, where that waits for nobody."""
-    if type(value) is float or value is None:
+    if value is None:
         return value
     return float(value) if getattr(value, "is_cpu", True) else value
 

@@ -55,6 +55,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
     - `arguments`: the names under which a hook takes the event's fields, in the order of its parameters;
       a name that differs from its field's is looked up in `aliases`.
     - `recorded`: when it goes into a record.
+    - `final`: nothing follows it, so that streams end after it.
     - `additive`: the mapping fields that listeners in step may add keys to, before the event is recorded.
     """
 
@@ -63,6 +64,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
     aliases: ClassVar[dict[str, str]] = {"trainer": "source"}
     recorded: ClassVar[Recorded] = Recorded.ALWAYS
     additive: ClassVar[tuple[str, ...]] = ()
+    final: ClassVar[bool] = False
 
     source: Live[Any]
 

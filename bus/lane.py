@@ -25,15 +25,12 @@ _inherited: list[list[Mailbox]] = []
 class Seat:
     """One listener: its mailbox and worker, and the subscriptions that share them."""
 
-    def __init__(self, first: Subscription[Any], options: AsyncOptions, pid: int) -> None:
+    def __init__(self, first: Subscription[Any], box: Mailbox, worker: Worker | None) -> None:
         self.coroutine = first.coroutine
-        self.options = options
         self.subscriptions = [first]
-        bell = LoopBell() if first.coroutine else ThreadBell()
-        self.box = Mailbox(options, bell, pid=pid)
-        self.worker: Worker = (
-            LoopWorker(self.box, bell) if isinstance(bell, LoopBell) else ThreadWorker(self.box, bell, first.name)
-        )
+        self.box = box
+        self.worker = worker
+        """None for a stream, from which its consumer takes."""
         self.started = False
 
     def join(self, other: Subscription[Any]) -> None:
@@ -43,16 +40,16 @@ class Seat:
                 f"{other.name} and {self.subscriptions[0].name} are one listener with one worker: write all of its "
                 "asynchronous functions as `async def` or none, got both"
             )
-        if other.options != self.options:
+        if other.options != self.box.options:
             raise SubscriptionError(
                 f"{other.name} and {self.subscriptions[0].name} are one listener, which has one queue: expected "
-                f"{self.options}, got {other.options}"
+                f"{self.box.options}, got {other.options}"
             )
         self.subscriptions.append(other)
 
     def start(self) -> None:
         """Begin to serve, once."""
-        if not self.started and not self.box.inert:
+        if self.worker is not None and not self.started and not self.box.inert:
             self.worker.start()
             self.started = True
 
@@ -74,11 +71,18 @@ class AsyncLane:
         if seat is not None:
             seat.join(subscription)
         else:
-            seat = self._seats[key] = Seat(subscription, options, self.pid)
+            seat = self._seats[key] = _seat(subscription, options, self.pid)
             self.boxes[:] = [*(box for box in self.boxes if not box.spent), seat.box]
             _everywhere.add(seat.box)
         subscription.mailbox = seat.box
         return seat
+
+    def feed(self, subscription: Subscription[Any], box: Mailbox) -> None:
+        """Let a subscription fill the buffer of a stream, which owns it."""
+        seat = self._seats.setdefault(_key(subscription), Seat(subscription, box, None))
+        if subscription not in seat.subscriptions:
+            seat.subscriptions.append(subscription)
+        subscription.mailbox = box
 
     def leave(self, subscription: Subscription[Any]) -> None:
         """Forget a subscription that was cancelled, and with the last one its worker."""
@@ -92,9 +96,20 @@ class AsyncLane:
     def close(self) -> None:
         """Drop what is pending and interrupt what is under way; never waits."""
         for seat in list(self._seats.values()):
-            seat.box.close()
-            if seat.started and not seat.box.inert:
-                seat.worker.cancel()
+            if seat.worker is not None:
+                seat.box.close()
+                if seat.started and not seat.box.inert:
+                    seat.worker.cancel()
+
+
+def _seat(first: Subscription[Any], options: AsyncOptions, pid: int) -> Seat:
+    if first.coroutine:
+        bell = LoopBell()
+        box = Mailbox(options, bell, pid=pid)
+        return Seat(first, box, LoopWorker(box, bell))
+    knock = ThreadBell()
+    box = Mailbox(options, knock, pid=pid)
+    return Seat(first, box, ThreadWorker(box, knock, first.name))
 
 
 def retire(boxes: Iterable[Mailbox]) -> None:

@@ -1,8 +1,9 @@
 """The queue of one asynchronous listener: bounded, exactly counted, and quick to put an event into.
 
 Whoever publishes must not wait for whoever listens, so all that happens on the publishing thread is a frozen copy, an
-append under a lock that is never held for long, and a wake-up if the worker is idle. The lock is re-entrant because
-signal handlers and finalizers may publish, on a thread that holds it.
+append, which is one step and needs no lock, and a wake-up if the worker is idle. Everything else is done under a lock
+that is never held for long; it is re-entrant because signal handlers and finalizers may publish, on a thread that
+holds it.
 
 A finalizer may also change subscriptions, under the lock of their tables; so nobody takes a mailbox's lock while
 holding that one. What must reach a mailbox from there is a flag and a ring, which need no lock.
@@ -13,19 +14,30 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from math import inf
 from threading import RLock
 from time import perf_counter
-from types import CodeType
 from typing import Any, Protocol
 
-from .detach import detacher
+from .detach import detaching
 from .event import Event, Recorded
 from .options import KEPT_SHARE, AsyncOptions
+from .route import Entry, Latest, Route
 from .statistics import AsyncTally, Backlog, State
 
 log = logging.getLogger("bus")
+
+
+_POST = """
+def post(event):
+    append((now(), route, {copy}))
+    if len(queue) > box.{room}:
+        box.overflow(queue)
+    if box.idle:
+        box.wake()
+"""
 
 
 class Bell(Protocol):
@@ -33,87 +45,6 @@ class Bell(Protocol):
 
     def ring(self) -> None:
         """Wake it, or let its next wait end at once."""
-
-
-class Addressee(Protocol):
-    """What a mailbox needs to know of the subscription that an event is for."""
-
-    @property
-    def name(self) -> str:
-        """Its name for people."""
-
-    @property
-    def fn(self) -> Callable[[Any], Any]:
-        """What to call with the event."""
-
-    @property
-    def code(self) -> CodeType | None:
-        """What somebody wrote of it in Python."""
-
-    @property
-    def event_type(self) -> type[Any]:
-        """Which events it gets."""
-
-    @property
-    def state(self) -> State:
-        """Only an active one is called."""
-
-    @property
-    def paused_at(self) -> float:
-        """What was posted up to then (`perf_counter`) is not for it any more."""
-
-
-class Route:
-    """The way of one channel's events to one listener: where they are counted, and who is told what became of them."""
-
-    __slots__ = ("failures", "listener", "report", "tally")
-
-    def __init__(self, listener: Addressee, tally: AsyncTally, report: Report) -> None:
-        self.listener = listener
-        self.tally = tally
-        self.report = report
-        """Told on the worker's thread of an event that failed; without an error, that the listener has recovered."""
-        self.failures = 0
-
-    def drop(self, reason: str) -> None:
-        """Account for an event that was not delivered, and why."""
-        self.tally.dropped[reason] += 1
-
-
-Report = Callable[[Route, str, BaseException | None], None]
-Entry = tuple[float, Route, Any]
-"""When an event was posted, which also orders them; its way; the event, detached."""
-
-
-class Latest:
-    """A queue that keeps the newest event of each route only."""
-
-    def __init__(self) -> None:
-        self._entries: dict[Route, Entry] = {}
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry at the end, in the place of an older one of its kind."""
-        route = entry[1]
-        if self._entries.pop(route, None) is not None:
-            route.tally.coalesced += 1
-        self._entries[route] = entry
-
-    def popleft(self) -> Entry:
-        """Take the oldest entry."""
-        return self._entries.pop(next(iter(self._entries)))
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._entries.clear()
-
-    def __getitem__(self, _first: int) -> Entry:
-        return next(iter(self))
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 class Mailbox:
@@ -167,7 +98,7 @@ class Mailbox:
         self._bell = bell
         self._pid = os.getpid() if pid is None else pid
         self._lock = RLock()
-        self._droppable: deque[Entry] | Latest = Latest() if options.overflow == "latest" else deque()
+        self._droppable: deque[Entry] | Latest = Latest(self._lock) if options.overflow == "latest" else deque()
         self._kept: deque[Entry] = deque()
         self._room = options.queue_size
         self._reserve = KEPT_SHARE * options.queue_size
@@ -178,81 +109,65 @@ class Mailbox:
     # The publishing thread
 
     def inlet(self, route: Route) -> Callable[[Any], None]:
-        """Return what posts the events of one route."""
+        """Return what posts the events of one route: compiled for their type, since the publisher waits for it."""
         route.tally.await_from(self)
         event_type: type[Event] = route.listener.event_type
-        if event_type.recorded is Recorded.ALWAYS:
-            return self._kept_inlet(route, detacher(event_type))
-        return self._droppable_inlet(route, detacher(event_type))
-
-    def _droppable_inlet(self, route: Route, detach: Callable[[Any], Any]) -> Callable[[Any], None]:
-        lock, queue, now = self._lock, self._droppable, perf_counter
-
-        def post(event: Any) -> None:
-            copy = detach(event)
-            with lock:
-                if len(queue) < self._room:
-                    queue.append((now(), route, copy))
-                else:
-                    self._overflow(route, copy)
-                if self.idle:
-                    self._wake()
-
+        kept = event_type.recorded is Recorded.ALWAYS
+        queue = self._kept if kept else self._droppable
+        copy, words = detaching(event_type)
+        words = {
+            **words,
+            "box": self,
+            "queue": queue,
+            "append": queue.append,
+            "len": len,
+            "now": perf_counter,
+            "route": route,
+        }
+        exec(_POST.format(copy=copy, room="_reserve" if kept else "_room"), words)  # noqa: S102  see `detaching`
+        post: Callable[[Any], None] = words["post"]
         return post
 
-    def _kept_inlet(self, route: Route, detach: Callable[[Any], Any]) -> Callable[[Any], None]:
-        lock, queue, now = self._lock, self._kept, perf_counter
+    def overflow(self, queue: deque[Entry] | Latest) -> None:
+        """Drop what is too much in a queue, and account for it."""
+        with self._lock:
+            if self.closed:
+                self._empty("closed")
+            elif queue is self._kept:
+                while len(self._kept) > self._reserve:
+                    self._lose(self._kept.pop())
+                    self._complain()
+            elif isinstance(queue, deque) and not self._oldest_is_dropped:
+                while len(queue) > self._room:
+                    self._lose(queue.pop())
+            else:
+                while len(queue) > self._room:
+                    self._lose(queue.popleft())
 
-        def post(event: Any) -> None:
-            copy = detach(event)
-            with lock:
-                if len(queue) < self._reserve:
-                    queue.append((now(), route, copy))
-                else:
-                    self._overflow_kept(route)
-                if self.idle:
-                    self._wake()
+    def wake(self) -> None:
+        """Wake the worker, unless it gathers a batch that is not full yet."""
+        with self._lock:
+            if self.idle and not self._gathering():
+                self.idle = False
+                if not self.inert:
+                    self._bell.ring()
 
-        return post
-
-    def _overflow(self, route: Route, event: Any) -> None:
-        """Find a place for a droppable event where there is none; the lock is held."""
-        if self.closed:
-            route.drop("closed")
-            return
-        posted = perf_counter()
-        if self._oldest_is_dropped:
-            self._droppable.append((posted, route, event))
-            if len(self._droppable) <= self._room:  # it took the place of another
-                return
-            posted, route, _ = self._droppable.popleft()
-        self._lose(posted, route)
-
-    def _overflow_kept(self, route: Route) -> None:
-        if self.closed:
-            route.drop("closed")
-            return
-        self._lose(perf_counter(), route)
-        if not self._overflowed:
-            self._overflowed = True
-            listener = route.listener
-            log.error(
-                "%s is so far behind that %s was dropped: %d events that should not be are pending",
-                listener.name,
-                listener.event_type.name,
-                len(self._kept),
-            )
-
-    def _lose(self, posted: float, route: Route) -> None:
+    def _lose(self, entry: Entry) -> None:
+        posted, route, _ = entry
         route.drop("overflow")
         self.gap = posted, self.gap[1] + 1 if self.gap else 1
 
-    def _wake(self) -> None:
-        """Wake the worker, unless it gathers a batch that is not full yet; the lock is held."""
-        if not self._gathering():
-            self.idle = False
-            if not self.inert:
-                self._bell.ring()
+    def _complain(self) -> None:
+        """Say once that what should not be dropped was."""
+        if not self._overflowed:
+            self._overflowed = True
+            name = self._kept[0][1].listener.name
+            log.error("%s is so far behind that events are dropped which should not be: %d pend", name, self._reserve)
+
+    def _empty(self, reason: str) -> None:
+        for queue in (self._droppable, self._kept):
+            while queue:
+                queue.popleft()[1].drop(reason)
 
     # The worker
 
@@ -262,12 +177,11 @@ class Mailbox:
         They are in flight until `settle`.
         """
         with self._lock:
-            entry = self._next()
-            if entry is None:
-                self.hurried = False
-            self.idle = entry is None or (self._gathering() and self._gathers_for(entry) > 0)
-            if self.idle:
-                return []
+            if not self._ready():
+                self.idle = True
+                if not self._ready():  # nor has anything come before that could be seen
+                    return []
+                self.idle = False
             taken = [self._pop()]
             while len(taken) < self.options.batch:
                 entry = self._next()
@@ -288,6 +202,14 @@ class Mailbox:
                 else:
                     route.tally.delivered += 1
             self._in_flight = []
+
+    def take_gap(self, before: float = inf) -> int:
+        """Return how many events have overflowed that were posted before a moment, if all of them were; once."""
+        with self._lock:
+            if self.gap is None or self.gap[0] > before:
+                return 0
+            missed, self.gap = self.gap[1], None
+            return missed
 
     def retried(self) -> None:
         """Account for another attempt at what is in flight."""
@@ -319,6 +241,13 @@ class Mailbox:
         """Whether a batch is not full yet, and nobody is in a hurry."""
         return len(self) < self.options.batch and not (self.hurried or self.finished)
 
+    def _ready(self) -> bool:
+        """Whether there is something to take, and no more to be gathered."""
+        entry = self._next()
+        if entry is None:
+            self.hurried = False
+        return entry is not None and not (self._gathering() and self._gathers_for(entry) > 0)
+
     def _gathers_for(self, entry: Entry) -> float:
         return max(0.0, entry[0] + self.options.linger - perf_counter())
 
@@ -329,8 +258,7 @@ class Mailbox:
             reason = self._refusal(entry)
             if reason is None:
                 return entry
-            queue.popleft()
-            entry[1].drop(reason)
+            queue.popleft()[1].drop(reason)
         return None
 
     def _pop(self) -> Entry:
@@ -412,25 +340,20 @@ class Mailbox:
             return
         with self._lock:
             self.closed = True
-            self._room = self._reserve = 0
-            for queue in (self._droppable, self._kept):
-                for _, route, _ in queue:
-                    route.drop("breaker" if self.broken else "closed")
-                queue.clear()
+            self._room = self._reserve = -1  # whatever is posted from now on has no room
+            self._empty("breaker" if self.broken else "closed")
         self._bell.ring()
 
     def _sweep(self) -> None:
         """Drop what is for nobody any more."""
+        self._next()
         for queue in (self._droppable, self._kept):
-            if all(self._refusal(entry) is None for entry in list(queue)):
-                continue
-            for _ in range(len(queue)):
-                entry = queue.popleft()
+            for entry in list(queue):
                 reason = self._refusal(entry)
-                if reason is None:
-                    queue.append(entry)
-                else:
-                    entry[1].drop(reason)
+                if reason is not None:
+                    with suppress(ValueError):  # a finalizer came in between, published, and it overflowed
+                        queue.remove(entry)
+                        entry[1].drop(reason)
 
     def _held(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.inert else self._lock  # in a forked child a thread that is not there may hold it

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from blinker import ANY, Namespace, Signal
 
 from .errors import SubscriptionError
-from .mailbox import Report
+from .route import Report
 from .statistics import State, Tally
 from .subscription import Subscription, code_of, name_of, next_rank, refuse_async
 

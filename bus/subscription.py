@@ -12,8 +12,9 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from .errors import SubscriptionError
 from .event import Event
-from .mailbox import Mailbox, Report, Route
+from .mailbox import Mailbox
 from .options import Dispatch, options_for
+from .route import Report, Route
 from .statistics import AsyncTally, Lane, State, Tally
 
 E = TypeVar("E", bound=Event)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from .bus import EventBus, event_types
+from .bus import EventBus
 from .event import Event
+from .names import event_types
 from .subscription import FIRST
 
 

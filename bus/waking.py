@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ def waker() -> Wake:
     if token is not None:
         soon, gone = token.run_sync_soon, trio.RunFinishedError
     else:
+        asyncio: Any = sys.modules["asyncio"]  # what runs has been imported, and here it is not waited for
         soon, gone = asyncio.get_running_loop().call_soon_threadsafe, RuntimeError
 
     def wake(fn: Callable[[], object]) -> None:

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import Any
 
 from .detach import landed
-from .mailbox import Entry, Mailbox
+from .mailbox import Mailbox
 from .policy import AbandonedError, Attempt, HungError, Policy, Wait, drive
+from .route import Entry
 from .watchdog import Watch
 
 log = logging.getLogger("bus")

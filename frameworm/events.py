@@ -117,6 +117,7 @@ class TrainEnd(TrainingEvent, frozen=True):
     """After training, however it ended: `status` is `finished`, `stopped`, `failed` or `interrupted`."""
 
     arguments: ClassVar = ("trainer",)
+    final: ClassVar = True
 
     status: str
     reason: str | None

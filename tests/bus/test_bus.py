@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-import bus.bus
 from bus import ClosedError, Event, EventBus, SubscriptionError, UnknownEventError, default_bus
+from bus.subscribing import tables
 from tests.bus.events import Knock, Ring, Tick, account
 
 PATIENCE = 20  # seconds that a thread may take on a busy machine
@@ -435,7 +435,7 @@ def test_forked_child_finds_the_bus_unlocked() -> None:
     bus_, locked, forked = EventBus(), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with bus.bus._tables:
+        with tables:
             locked.set()
             forked.wait(0.2)
 
@@ -443,7 +443,7 @@ def test_forked_child_finds_the_bus_unlocked() -> None:
         locked.wait(PATIENCE)
         child = os.fork()
         if child == 0:
-            free = bus.bus._tables.acquire(timeout=PATIENCE)
+            free = tables.acquire(timeout=PATIENCE)
             os._exit(0 if free and bus_.subscribe(Knock, do_nothing).state == "active" else 1)
         forked.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,39 @@
+"""Which event types there are, and how they are found by name."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from .errors import SubscriptionError, UnknownEventError
+from .event import Event
+
+E = TypeVar("E", bound=Event)
+
+
+def event_types() -> dict[str, type[Event]]:
+    """Return every event type that exists, by name; of two with one name, the one defined later.
+
+    A base class that is no event type itself says so by an empty `name`.
+    """
+    types: dict[str, type[Event]] = {}
+    waiting = [Event]
+    while waiting:
+        for subclass in waiting.pop().__subclasses__():
+            if subclass.name:
+                types[subclass.name] = subclass
+            waiting.append(subclass)
+    return types
+
+
+def event_type_of(event: type[E] | str) -> type[E]:
+    """Return the event type of that name, or the type itself; raises `UnknownEventError`, `SubscriptionError`."""
+    if isinstance(event, str):
+        types: dict[str, Any] = event_types()
+        if event not in types:
+            raise UnknownEventError(event, types)
+        found: type[E] = types[event]
+        return found
+    given: object = event
+    if not (isinstance(given, type) and issubclass(given, Event) and given.name):
+        raise SubscriptionError(f"an event type or its name was expected, got {event!r}")
+    return event
