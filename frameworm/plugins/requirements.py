@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from functools import lru_cache
 from importlib import metadata
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
+
+_remembered = lru_cache(1024)  # the plugins of a project need much the same, and parsing it is most of the work
 
 
 class Missing(NamedTuple):
@@ -33,7 +37,7 @@ def missing(
     purpose.
     """
     found: dict[str, Missing] = {}
-    waiting = [(Requirement(text), "") for text in requirements]
+    waiting = [(_requirement(text), "") for text in requirements]
     seen: set[tuple[str, str]] = set()
     while waiting:
         requirement, extra = waiting.pop(0)
@@ -43,17 +47,24 @@ def missing(
             version = installed(requirement.name)
         except metadata.PackageNotFoundError:
             version = None
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            requirement.marker = None  # it applies, as has been seen
-            found.setdefault(str(requirement), Missing(str(requirement), version))
+        if version is None or not satisfies(version, str(requirement.specifier)):
+            told = copy(requirement)
+            told.marker = None  # it applies, as has been seen
+            found.setdefault(str(told), Missing(str(told), version))
             continue
         for wanted in requirement.extras:
             name = canonicalize_name(requirement.name)
             if (name, wanted) not in seen:
                 seen.add((name, wanted))
-                needs = [Requirement(text) for text in requires(requirement.name) or ()]
+                needs = [_requirement(text) for text in requires(requirement.name) or ()]
                 waiting += [(need, wanted) for need in needs if need.marker and "extra" in str(need.marker)]
     return tuple(found.values())
+
+
+@_remembered
+def _requirement(text: str) -> Requirement:
+    """Return the requirement, which is not to be changed."""
+    return Requirement(text)
 
 
 def advice(needs: Iterable[Missing]) -> str:
@@ -64,7 +75,7 @@ def advice(needs: Iterable[Missing]) -> str:
 
 def names(requirements: Iterable[str]) -> set[str]:
     """Return the distributions that requirements name, in the form in which `key` gives them."""
-    return {key(Requirement(text).name) for text in requirements}
+    return {key(_requirement(text).name) for text in requirements}
 
 
 def key(distribution: str) -> str:
@@ -75,12 +86,13 @@ def key(distribution: str) -> str:
 def requirement_problem(text: str) -> str | None:
     """Return what is wrong with a requirement, None when nothing is."""
     try:
-        Requirement(text)
+        _requirement(text)
     except InvalidRequirement as error:
         return str(error).splitlines()[0]
     return None
 
 
+@_remembered
 def range_problem(text: str) -> str | None:
     """Return what is wrong with a range of versions (`>=0.1,<2`), None when nothing is."""
     try:
@@ -90,6 +102,7 @@ def range_problem(text: str) -> str | None:
     return None
 
 
+@_remembered
 def is_version(text: str) -> bool:
     """Whether a text is a version that others can be compared with."""
     try:
@@ -99,6 +112,7 @@ def is_version(text: str) -> bool:
     return True
 
 
+@_remembered
 def satisfies(version: str, allowed: str) -> bool:
     """Whether a version is in a range; pre-releases count."""
     return SpecifierSet(allowed).contains(version, prereleases=True)
