@@ -187,7 +187,7 @@ class TestLooking:
         """With `-v` there are modules, paths and what is odd in manifests."""
         (awesome / "plugin.yaml").write_text("name: my-awesome-plugin\nautor: me\n", "utf-8")
         out = plugins("list", "-v").stdout
-        assert f"frameworm_plugins.my-awesome-plugin  {awesome}" in out
+        assert ["frameworm_plugins.my-awesome-plugin", str(awesome)] in [line.split()[-2:] for line in out.splitlines()]
         assert "plugin.yaml:2: the key 'autor' means nothing; did you mean 'author'?" in out
 
     @pytest.mark.usefixtures("awesome")
