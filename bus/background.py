@@ -80,6 +80,7 @@ class LoopWorker(Worker):
                 await lowlevel.checkpoint()  # a listener that never waits must not keep the others from theirs
             else:
                 await self._bell.wait(self.box.gathers_for())
+        self.box.take()  # which drops what is left, since it is for nobody any more
 
     async def _serve(self, entries: list[Entry]) -> bool:
         """Deliver what was taken, if that is anything."""

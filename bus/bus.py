@@ -16,7 +16,7 @@ from .background import until
 from .channel import Channel
 from .errors import BusError, SubscriptionError
 from .event import Event
-from .lane import drain, hurry, retire, serving
+from .lane import Timeout, drain, hurry, retire, serving
 from .mailbox import Mailbox
 from .names import event_type_of, event_types
 from .observed import Observed, tell
@@ -105,9 +105,9 @@ class EventBus(Observed, Subscribing):
             accounts = [account for channel in list(self._channels.values()) for account in channel.accounts()]
         return summarize(accounts)  # which looks into mailboxes, whose locks are not taken under that of the tables
 
-    def drain(self, timeout: float | None) -> bool:
+    def drain(self, timeout: Timeout) -> bool:
         """Wait until the asynchronous listeners of this bus and its parents have had all their events; at most
-        `timeout` seconds, if that is not None. Return whether they have.
+        `timeout` seconds, or as long as it says that some are left. Return whether they have.
 
         What is gathered for a batch is delivered now. A broken listener gets one more try, and is then not waited for.
         Streams are not waited for. Raises `BusError` in an asynchronous listener, which would wait for itself.

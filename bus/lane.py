@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -15,6 +16,9 @@ from .mailbox import Mailbox
 from .options import AsyncOptions
 from .subscription import Subscription
 from .worker import ThreadBell, ThreadWorker, Worker, here
+
+Timeout = float | Callable[[], float] | None
+"""So many seconds, or what tells how many are left by now; None: as long as it takes."""
 
 EXIT_DEADLINE = 2.0  # seconds that listeners have, when the interpreter exits, for what is pending
 
@@ -126,17 +130,24 @@ def hurry(boxes: Iterable[Mailbox]) -> list[Mailbox]:
     return living
 
 
-def drain(boxes: Iterable[Mailbox], timeout: float | None) -> bool:
+def drain(boxes: Iterable[Mailbox], timeout: Timeout) -> bool:
     """Wait until everything was delivered, so many seconds at most, and return whether it was."""
     living = hurry(boxes)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    left = _countdown(timeout)
     pause = 0.0005
     while not all(box.settled for box in living):
-        if deadline is not None and time.monotonic() >= deadline:
+        if left() <= 0:
             break
         time.sleep(pause)
         pause = min(0.02, 2 * pause)
     return not any(box.unfinished for box in living)
+
+
+def _countdown(timeout: Timeout) -> Callable[[], float]:
+    if callable(timeout):
+        return timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    return lambda: deadline - time.monotonic()
 
 
 def serving() -> bool:

@@ -16,9 +16,11 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from math import inf
 from threading import RLock
 from time import perf_counter
+from types import CodeType
 from typing import Any, Protocol
 
 from .detach import detaching
@@ -38,6 +40,12 @@ def post(event):
     if box.idle:
         box.wake()
 """
+
+
+@cache
+def _code(event_type: type[Event]) -> CodeType:
+    room = "_reserve" if event_type.recorded is Recorded.ALWAYS else "_room"
+    return compile(_POST.format(copy=detaching(event_type)[0], room=room), f"<posting {event_type.name}>", "exec")
 
 
 class Bell(Protocol):
@@ -60,6 +68,7 @@ class Mailbox:
         "_droppable",
         "_in_flight",
         "_kept",
+        "_lingering",
         "_lock",
         "_oldest_is_dropped",
         "_overflowed",
@@ -104,6 +113,7 @@ class Mailbox:
         self._reserve = KEPT_SHARE * options.queue_size
         self._oldest_is_dropped = options.overflow != "drop_newest"
         self._overflowed = False
+        self._lingering = False  # the worker knows of something, and waits for more
         self._in_flight: list[Entry] = []
 
     # The publishing thread
@@ -114,9 +124,8 @@ class Mailbox:
         event_type: type[Event] = route.listener.event_type
         kept = event_type.recorded is Recorded.ALWAYS
         queue = self._kept if kept else self._droppable
-        copy, words = detaching(event_type)
         words = {
-            **words,
+            **detaching(event_type)[1],
             "box": self,
             "queue": queue,
             "append": queue.append,
@@ -124,7 +133,7 @@ class Mailbox:
             "now": perf_counter,
             "route": route,
         }
-        exec(_POST.format(copy=copy, room="_reserve" if kept else "_room"), words)  # noqa: S102  see `detaching`
+        exec(_code(event_type), words)  # noqa: S102  see `detaching`
         post: Callable[[Any], None] = words["post"]
         return post
 
@@ -145,9 +154,9 @@ class Mailbox:
                     self._lose(queue.popleft())
 
     def wake(self) -> None:
-        """Wake the worker, unless it gathers a batch that is not full yet."""
+        """Wake the worker, unless it already gathers a batch that is not full yet."""
         with self._lock:
-            if self.idle and not self._gathering():
+            if self.idle and not (self._lingering and self._gathering()):
                 self.idle = False
                 if not self.inert:
                     self._bell.ring()
@@ -180,6 +189,7 @@ class Mailbox:
             if not self._ready():
                 self.idle = True
                 if not self._ready():  # nor has anything come before that could be seen
+                    self._lingering = len(self) > 0
                     return []
                 self.idle = False
             taken = [self._pop()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
@@ -23,7 +24,7 @@ log = logging.getLogger("bus")
 here = threading.local()  # `here.serving` is True on threads that serve listeners: they cannot wait for themselves
 
 
-class Worker:
+class Worker(ABC):
     """One listener's mailbox, policy and watch, and the account of each delivery."""
 
     def __init__(self, box: Mailbox, *, coroutine: bool) -> None:
@@ -32,10 +33,11 @@ class Worker:
         self.watch = Watch(box, coroutine=coroutine)
         self._hung = False
 
+    @abstractmethod
     def start(self) -> None:
-        """Begin to serve."""
-        raise NotImplementedError
+        """Begin to serve; raises RuntimeError where there can be no more threads."""
 
+    @abstractmethod
     def cancel(self) -> None:
         """Interrupt the call that is under way, where that can be done."""
 
@@ -119,11 +121,15 @@ class ThreadWorker(Worker):
         """Begin to serve; raises RuntimeError where there can be no more threads."""
         threading.Thread(target=self._run, name=f"bus: {self._name}", daemon=True).start()
 
+    def cancel(self) -> None:
+        """Do nothing: no thread can be interrupted."""
+
     def _run(self) -> None:
         here.serving = True
         while not self.box.finished:
             if not self._serve(self.box.take()):
                 self._bell.wait(self.box.gathers_for())
+        self.box.take()  # which drops what is left, since it is for nobody any more
 
     def _serve(self, entries: list[Entry]) -> bool:
         """Deliver what was taken, if that is anything."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from bus import Event, EventBus, ListenerStatistics, Recorded
+
+
+PATIENCE = 20  # seconds that a thread may take on a busy machine
 
 
 class Knock(Event, frozen=True):
@@ -25,6 +30,22 @@ class Tick(Event, frozen=True):
     recorded: ClassVar[Recorded] = Recorded.SAMPLED
 
     number: int = 0
+
+
+def balanced(row: ListenerStatistics) -> bool:
+    """Whether an account is complete: what was emitted is somewhere."""
+    gone = row.delivered + row.failed + sum(row.dropped.values()) + row.coalesced
+    return row.emitted == gone + row.pending + row.in_flight
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Wait until a condition holds, as long as a busy machine may take for it."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def account(bus: EventBus, name: str) -> ListenerStatistics:
