@@ -24,7 +24,8 @@ from frameworm.terminal import write_line
 @runs_folder
 @click.option("--wait", is_flag=True, hidden=True, help="Wait for the end of another relay.")
 @click.option("--spare", is_flag=True, hidden=True, help="The relay before was killed from outside.")
-def relay(run: str, root: Path, *, wait: bool, spare: bool) -> None:
+@click.pass_context
+def relay(ctx: click.Context, run: str, root: Path, *, wait: bool, spare: bool) -> None:
     """Deliver the rest of a run to its process-lane listeners.
 
     It is started by itself where a run has such listeners; by hand it delivers what was left when all had died. RUN is
@@ -41,8 +42,9 @@ def relay(run: str, root: Path, *, wait: bool, spare: bool) -> None:
         finally:
             signal.signal(signal.SIGTERM, before)
         print_reports(status(path))
-        if outcome is not Outcome.DELIVERED:
-            _leave_behind(outcome)  # a thread that hangs might keep the interpreter
+        if made.hanging:
+            _leave_behind(outcome)  # the interpreter might wait for a thread that hangs
+    ctx.exit(outcome)
 
 
 def print_reports(reports: tuple[ListenerReport, ...]) -> None:

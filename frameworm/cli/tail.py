@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import sys
@@ -45,7 +46,8 @@ def _check(run: RunDirectory, names: tuple[str, ...]) -> None:
     """Refuse a name that is no event's, and of which there is no record either, as there is of an unloaded plugin's."""
     unknown = [name for name in names if name not in event_types() and name != GAP]
     if unknown:
-        recorded = {record["event"] for record in LogReader(run.journal)}
+        with contextlib.closing(LogReader(run.journal)) as reader:
+            recorded = {record["event"] for record in reader}
         for name in unknown:
             if name not in recorded:
                 raise UnknownNameError("event", name, {*event_types(), *recorded})

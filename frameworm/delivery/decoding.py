@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -21,43 +21,40 @@ NUMBERS = frozenset({"NaN", "Infinity", "-Infinity"})
 """How a record names the numbers that JSON has not."""
 
 
-class Decoder:
-    """Makes events from records; what it learns of an event type it learns once."""
+class Makers(dict[str, Make | None]):
+    """What makes an event of a record, by the event's name; None for one that is not among `names`, or does not exist.
 
-    def __init__(self) -> None:
-        self._makers: dict[str, Make | None] = {}
+    What was live is None in the event. A value of another type than the event's is described in the record, for want of
+    a way to record it: a number is NaN then, and in a mapping of numbers it is left out. An event of a plugin that is
+    not loaded does not exist.
+    """
 
-    def knows(self, name: str) -> bool:
-        """Whether there is such an event; one of a plugin that is not loaded is unknown."""
-        return self._maker(name) is not None
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        super().__init__()
+        self._names = names
 
-    def event(self, record: Record, source: RunView) -> Event | None:
-        """Return the event of a record, without what was live; None where its type is unknown.
-
-        A value of another type than the event's is described in the record, for want of a way to record it: a number
-        is NaN then, and in a mapping of numbers it is left out.
-        """
-        make = self._maker(record["event"])
-        return None if make is None else make(source, record)
-
-    def _maker(self, name: str) -> Make | None:
-        if name not in self._makers:
-            event_type = event_types().get(name)
-            known = event_type is not None and issubclass(event_type, TrainingEvent)
-            self._makers[name] = _maker_of(event_type) if known and event_type else None
-        return self._makers[name]
+    def __missing__(self, name: str) -> Make | None:
+        found = event_types().get(name) if self._names is None or name in self._names else None
+        make = _maker_of(found) if found is not None and issubclass(found, TrainingEvent) else None
+        self[name] = make
+        return make
 
 
 def _maker_of(event_type: type[Event]) -> Make:
+    """Return `lambda source, record: EventType(source, <convert>(record.get(<key>)), ...)`.
+
+    It is compiled from text, as `namedtuple` is: whoever catches up makes many. The words are the fields' names.
+    """
     keys = dict(record_keys(event_type))
     converts = {field.name: _convert_to(field) for field in record_fields(event_type)}
-    fields = [(keys[name], converts[name]) if name in keys else None for name in event_type.__struct_fields__[1:]]
-
-    def make(source: RunView, record: Record) -> Event:
-        values = [None if field is None else field[1](record.get(field[0])) for field in fields]
-        return event_type(source, *values)
-
-    return make
+    values = []
+    for name in event_type.__struct_fields__[1:]:
+        value = f"get({keys[name]!r})" if name in keys else "None"
+        values.append(value if converts.get(name) in (None, _as_it_is) else f"{name}({value})")
+    words = {**converts, "make": event_type}
+    made = f"lambda source, get: make({', '.join(['source', *values])})"
+    make: Callable[[RunView, Callable[[str], Any]], Event] = eval(made, words)  # noqa: S307  see above
+    return lambda source, record: make(source, record.get)
 
 
 def _convert_to(field: RecordField) -> Convert:
@@ -79,7 +76,7 @@ def number(value: Any) -> float:
     kind = type(value)
     if kind is float:
         return value  # type: ignore[no-any-return]  # the line above has asked
-    return float(value) if kind is int or value in NUMBERS else math.nan
+    return float(value) if kind is int or (kind is str and value in NUMBERS) else math.nan
 
 
 def numbers(values: Any) -> dict[str, float]:

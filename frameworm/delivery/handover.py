@@ -93,9 +93,10 @@ class Handover:
         for item in items:
             self._until_settled([item], items[-1].seq)
             self._progress.seq = item.seq
-            if self._clock() - noted > _NOTED_AFTER or self._stop.is_set():
+            now = self._clock()
+            if now - noted > _NOTED_AFTER or self._stop.is_set():
                 self.note(item.seq)
-                noted = self._clock()
+                noted = now
                 if self._stop.is_set() and item is not items[-1]:
                     raise Stopped
         self.note(items[-1].seq)

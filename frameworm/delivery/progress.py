@@ -44,6 +44,7 @@ class Progress:
         self._cursor = cursor
         self._account = account
         self._suspect = None if spare else position.trying
+        self._begun = False  # whether it is noted what is being delivered
         for name in _COUNTS:
             setattr(account, name, position.state.get(name, 0))
 
@@ -58,8 +59,8 @@ class Progress:
 
     def begin(self, first: int, last: int) -> None:
         """Note, where nothing is noted, that records from `first` to `last` are being delivered."""
-        trying = self._cursor.position.trying
-        if trying is None or trying is self._suspect:
+        if not self._begun:
+            self._begun = True
             begun = self._suspect.begun + 1 if self._suspect is not None and self.is_suspect(first) else 1
             with suppress(OSError):  # a full disk: then a record that kills is found out later
                 self._cursor.save(msgspec.structs.replace(self._cursor.position, trying=Trying(first, last, begun)))
@@ -70,5 +71,6 @@ class Progress:
         Raises TypeError, ValueError or OverflowError for a state that is not JSON or too long, and OSError; what was
         noted before is still there then.
         """
+        self._begun = False
         counts = {name: getattr(self._account, name) for name in _COUNTS}
         self._cursor.save(Position(self.seq, {**counts, "closed": self.closed, "listener": self.state}))

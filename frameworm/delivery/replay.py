@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 from bus import Event
 from bus.log import LogReader, Record, newest_first
 from frameworm import config
-from frameworm.delivery.decoding import Decoder, numbers
+from frameworm.delivery.decoding import Makers, numbers
 from frameworm.delivery.journal import journal_path
 from frameworm.delivery.records import VERSION
 from frameworm.errors import ConfigError, RunError
@@ -21,7 +21,17 @@ from frameworm.facts import RunView
 
 Phase = Literal["before", "training", "ended"]
 
-_START = datetime(1970, 1, 1, tzinfo=UTC)
+_BEFORE: Record = {
+    "v": VERSION,
+    "seq": 0,
+    "attempt": 1,
+    "time": "1970-01-01T00:00:00Z",
+    "run": "",
+    "rank": 0,
+    "epoch": 0,
+    "step": 0,
+}
+"""The keys that every record has, as they are before the first one."""
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -72,29 +82,29 @@ class RunFold:
 
     def view(self) -> RunView:
         """Return the facts as they were when the record that was taken last was written."""
-        record = self.last or {}
+        record = self.last or _BEFORE
         return RunView(
-            record.get("run") or self._id,
+            record["run"] or self._id,
             self._name,
             self._run_dir,
             self._config,
             self._model,
-            record.get("rank", 0),
-            record.get("attempt", 1),
+            record["rank"],
+            record["attempt"],
             self._epochs,
-            record.get("epoch", 0),
-            record.get("step", 0),
+            record["epoch"],
+            record["step"],
             self._metrics,  # replaced, never changed
             self._status,
             self._error,
-            datetime.fromisoformat(record["time"]) if record else _START,
-            record.get("seq", 0),
+            datetime.fromisoformat(record["time"]),
+            record["seq"],
         )
 
     def crash(self) -> Record:
         """Return the `train_end` that the run's process did not live to write; it has the number of the last record."""
-        record = self.last or {}
-        position = {key: record[key] for key in ("v", "seq", "attempt", "time", "run", "rank", "epoch", "step")}
+        record = self.last or _BEFORE
+        position = {key: record[key] for key in _BEFORE}
         reason = "its process is gone"
         return {**position, "event": "train_end", "status": "crashed", "reason": reason, "error": self._error}
 
@@ -153,14 +163,12 @@ def events(run_dir: Path, after: int = 0, *, names: Collection[str] | None = Non
     `names` are the events that are wanted, by default all. Events of unknown types are left out. Raises RunError for a
     journal of a newer format.
     """
-    path, fold, decoder = journal_path(run_dir), RunFold(run_dir), Decoder()
+    path, fold, makers = journal_path(run_dir), RunFold(run_dir), Makers(names)
     with contextlib.closing(LogReader(path)) as reader:
         for record in readable(reader, path):
             fold.add(record)
-            if record["seq"] > after and (names is None or record["event"] in names) and decoder.knows(record["event"]):
-                event = decoder.event(record, fold.view())
-                if event is not None:
-                    yield event
+            if record["seq"] > after and (make := makers[record["event"]]) is not None:
+                yield make(fold.view(), record)
 
 
 def _identity(run_dir: Path) -> _Identity:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bus.cursor import Cursor
 from bus.log import LogReader, Record, writer_of
-from frameworm.delivery.decoding import Decoder
+from frameworm.delivery.decoding import Makers
 from frameworm.delivery.handover import Clock, Handover, Item, Patience, Stopped, log
 from frameworm.delivery.journal import journal_path
 from frameworm.delivery.listener import ProcessListener, RelayOptions
@@ -53,7 +53,7 @@ class Worker:
         self._stop = threading.Event()
         self._account = Account()
         self._reader = LogReader(self._journal)
-        self._decoder = Decoder()
+        self._makers = Makers(())  # of the events that are wanted
         self._progress: Progress | None = None
         self._seen = 0  # the number of the record that was read last
         self._gathered: list[Item] = []
@@ -134,6 +134,7 @@ class Worker:
             clock=self._clock,
         )
         fold = RunFold(self._run_dir)
+        self._makers = Makers(receiver.names)
         self._seen = after = progress.seq
         while not self._stop.is_set():
             alive = writer_of(self._journal) is not None  # asked before reading: all that it wrote is read then
@@ -173,10 +174,9 @@ class Worker:
     def _take(self, record: Record, fold: RunFold, receiver: Receiver, handover: Handover) -> None:
         """Gather an event that is wanted; deliver the gathered when they are enough."""
         seq = record["seq"]
-        if record["event"] in receiver.names:
-            event = self._decoder.event(record, fold.view())
-            if event is not None:
-                self._gather(Item(seq, record, event), receiver, handover)
+        make = self._makers[record["event"]]
+        if make is not None:
+            self._gather(Item(seq, record, make(fold.view(), record)), receiver, handover)
         self._seen = seq
 
     def _gather(self, item: Item, receiver: Receiver, handover: Handover) -> None:

@@ -321,7 +321,7 @@ def test_a_leaking_listener_gets_a_new_relay(run: Path, tmp_path: Path) -> None:
             _, errors = process.communicate(timeout=20)
     assert process.returncode == Outcome.CROWDED
     assert b"leaky" in errors
-    assert [line["seq"] for line in lines(tmp_path / "a")] == list(range(2, status(run)[0].seq + 1))
+    assert [line["seq"] for line in lines(tmp_path / "a")] == list(range(2, min(12, status(run)[0].seq) + 1))
 
 
 def test_a_wrong_size_of_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
