@@ -18,7 +18,7 @@ OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench guard peers wheel-test docs clean FORCE
+.PHONY: help demo demo-mlflow test lint bench guard peers wheel-test docs clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,11 @@ demo: $(BIN)/.installed ## train on real handwritten digits with a plugin listen
 	@echo '  $(BIN)/frameworm train --config $(CONFIG) --log-format json'
 	@echo '  $(BIN)/python examples/python_api.py'
 	@echo '  docs/tutorial.md: a model and a listener of your own'
+
+demo-mlflow: $(BIN)/.installed-mlflow ## the same, kept in MLflow (mlflow.db in this folder) by a process of its own
+	$(BIN)/frameworm train --config examples/digits/mlflow.yaml
+	@echo
+	@echo 'To look at it: $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db'
 
 test: $(BIN)/.installed-dev ## run the whole suite
 	$(BIN)/python -m pytest
@@ -70,6 +75,10 @@ $(BIN)/python:
 $(BIN)/.installed: pyproject.toml $(PINS) | $(BIN)/python
 	$(BIN)/python $(PIP) -e .
 	@touch $@
+
+$(BIN)/.installed-mlflow: pyproject.toml $(PINS) | $(BIN)/python
+	$(BIN)/python $(PIP) -e '.[mlflow]'
+	@touch $(BIN)/.installed $@
 
 $(BIN)/.installed-dev: pyproject.toml $(PINS) | $(BIN)/python
 	$(BIN)/python $(PIP) -e '.[dev]'

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,17 @@ from frameworm import config as configs
 from frameworm import logs, runs
 from frameworm.config import Config, Section
 from frameworm.config.secrets import redact_word
-from frameworm.core import create, get_callback, get_dataset, get_model
+from frameworm.core import create, get_dataset, get_model
 from frameworm.data import Loaders, as_splits, loaders
 from frameworm.delivery.journal import Journal
+from frameworm.delivery.listener import ProcessListener, recorded_every
+from frameworm.delivery.replay import events as recorded_events
+from frameworm.delivery.supervisor import RelayProcess
 from frameworm.environment import environment
 from frameworm.errors import ModelContractError, UserError
 from frameworm.events import HooksSwitched, TrainBegin
 from frameworm.listeners.checkpointing import Checkpointing
+from frameworm.listening import conceal_options, register_callbacks
 from frameworm.plugins.hooks import HookRegistry
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection, select
@@ -34,6 +39,8 @@ from frameworm.training.seeding import seed_everything
 from frameworm.training.trainer import Trainer
 
 log = logging.getLogger("frameworm")
+
+_SLICE = 0.2  # seconds of waiting after which it is looked whether there is less time by now
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -93,7 +100,8 @@ def session(
     with ExitStack() as stack:
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
         journal = stack.enter_context(_journal(config, run)) if run is not None else None
-        trainer = build(config, bus=bus, plugins=plugins)
+        selection = plugins or selected(config)
+        trainer, apart = _built(config, bus, selection)
         stack.callback(trainer.bus.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
@@ -106,7 +114,9 @@ def session(
             journal = stack.enter_context(_journal(config, run))
         journal.position = trainer.position
         if config.journal.enabled:
-            journal.attach(trainer.bus)
+            journal.attach(trainer.bus, recorded_every(apart))
+            trainer.seq_of = journal.seq_of
+            trainer.bus.history = partial(recorded_events, run.path)
             stack.enter_context(_noting_switched_hooks(trainer))
         trainer.run = RunInfo(
             id=run.id,
@@ -120,6 +130,7 @@ def session(
         Checkpointing(config.checkpoint.every_epochs).register(trainer.bus)
         _describe(run, config, journal.attempt)
         stack.enter_context(logs.bind_run(run.id, trainer.position))
+        stack.enter_context(_relayed(trainer, run, apart, selection))
         yield trainer
 
 
@@ -129,6 +140,14 @@ def build(config: Config, *, bus: EventBus | None = None, plugins: Selection | N
     `bus` is where it publishes, by default one of its own under the process-wide bus; `plugins` are those to load, by
     default those that the config selects. Seeds the random generators. Raises `UserError` for whatever cannot be had.
     """
+    trainer, apart = _built(config, bus, plugins or selected(config))
+    for listener in apart:
+        log.warning("%s does not listen: it reads the run's record, and this run is not kept", listener.name)
+    return trainer
+
+
+def _built(config: Config, bus: EventBus | None, plugins: Selection) -> tuple[Trainer, tuple[ProcessListener, ...]]:
+    """Return the trainer, and the listeners that are to be served by a process of their own."""
     open_code(config, plugins)
     seed_everything(config.run.seed)
     data = build_data(config)
@@ -145,19 +164,15 @@ def build(config: Config, *, bus: EventBus | None = None, plugins: Selection | N
             bus=bus,
             run=RunInfo(name=config.run.name, model=config.model.name, config=configs.redact(config.stored)),
         )
-    for index, callback in enumerate(config.callbacks):
-        where = config.where(f"callbacks.{index}")
-        factory = get_callback(callback.name, where=where)
-        made = create("callback", callback.name, factory, callback.options, where=where)
-        if not callable(getattr(made, "register", None)):
-            raise UserError(
-                f"callback {callback.name!r} cannot listen",
-                expected="an object with register(bus), such as a CallbackHook",
-                got=type(made).__name__,
-                where=where,
-            )
-        made.register(trainer.bus)
-    return trainer
+    apart = register_callbacks(config, trainer.bus)
+    if apart and not config.journal.enabled:
+        raise UserError(
+            f"{apart[0].name} reads the run's record, and there is none",
+            expected="journal.enabled: true, for listeners in the process lane",
+            got="journal.enabled: false",
+            where=config.where("journal.enabled"),
+        )
+    return trainer, apart
 
 
 def open_code(config: Config, plugins: Selection | None = None) -> None:
@@ -228,6 +243,35 @@ def _journal(config: Config, run: RunDirectory) -> Journal:
         fsync=config.journal.fsync,
         copy_scalar=copy_scalar,
     )
+
+
+@contextmanager
+def _relayed(
+    trainer: Trainer, run: RunDirectory, listeners: Sequence[ProcessListener], plugins: Selection
+) -> Iterator[None]:
+    """Have listeners served by a process of their own, which the trainer waits for at its end."""
+    if not listeners:
+        yield
+        return
+    hidden, secrets = conceal_options(listeners, plugins)
+    relay = RelayProcess(run.path, hidden.listeners, plugins=hidden.plugins, secrets=secrets)
+
+    def delivered(left: Callable[[], float]) -> bool:
+        while (seconds := left()) > 0:
+            if relay.drain(min(_SLICE, seconds)):
+                return True
+        log.warning(
+            "%d records are not delivered yet; the relay goes on with them: frameworm runs show %s",
+            relay.lag(),
+            run.path,
+        )
+        return False
+
+    trainer.drains.append(delivered)
+    try:
+        yield
+    finally:
+        relay.leave()
 
 
 @contextmanager

@@ -31,7 +31,7 @@ LAYERS = (
     ("frameworm.models", "frameworm.data", "frameworm.metrics"),
     ("frameworm.training",),
     ("frameworm.listeners", "frameworm.plugins", "frameworm.delivery", "frameworm.export"),
-    ("frameworm.logs", "frameworm.runs", "frameworm.environment"),
+    ("frameworm.logs", "frameworm.runs", "frameworm.environment", "frameworm.listening"),
     ("frameworm.app",),
     ("frameworm",),  # the facade, and what is made of everything below
     ("frameworm.cli", "frameworm.__main__"),

@@ -59,7 +59,6 @@ class Journal:
     - `position`: says the current epoch and step; may be set later.
     - `attempt`: how many times the run was started; None counts on from the journal's last record.
     - `log_every`: of sampled event types, every so many-th event is recorded.
-    - `every`: event types to be recorded at least every so many events, those on demand among them.
     - `fsync`: flush to the disk at `lifecycle` and checkpoint events, or at an `interval` of a second as well.
     - `copy_scalar`: how to read a scalar on a device without waiting for it; a record is written, with all that follow
       it, when its numbers have arrived. Without it such a scalar is only described.
@@ -77,7 +76,6 @@ class Journal:
         rank: int = 0,
         attempt: int | None = None,
         log_every: int = 10,
-        every: Mapping[type[Event], int] | None = None,
         fsync: Literal["lifecycle", "interval"] = "lifecycle",
         copy_scalar: CopyScalar | None = None,
     ) -> None:
@@ -86,7 +84,7 @@ class Journal:
         self.position = position
         """Says the current epoch and step."""
         self._log_every = log_every
-        self._every = dict(every or {})
+        self._every: dict[type[Event], int] = {}
         self._values = Values(copy_scalar)
         self._pending: deque[tuple[Record, list[ScalarCopy]]] = deque()  # bounded by how far a device may lag behind
         self._mutex = threading.RLock()  # guards what is pending
@@ -116,17 +114,21 @@ class Journal:
         recorded, seq = self._recorded
         return seq if recorded is event else 0
 
-    def attach(self, bus: EventBus) -> None:
-        """Record what is published on `bus`: before other listeners, or after them where they may add to the event."""
+    def attach(self, bus: EventBus, every: Mapping[type[Event], int] | None = None) -> None:
+        """Record what is published on `bus`: before other listeners, or after them where they may add to the event.
+
+        `every` are event types to be recorded at least every so many events, those on demand among them.
+        """
+        self._every = dict(every or {})
         for event_type in event_types().values():
-            every = self._sampling(event_type)
-            if every is not None:
+            sampling = self._sampling(event_type)
+            if sampling is not None:
                 self._subscriptions.append(
                     bus.subscribe(
                         event_type,
                         self._recorder(event_type),
                         priority=LAST if event_type.additive else FIRST,
-                        every=every,
+                        every=sampling,
                         name="journal",
                         owner=self,
                     )
@@ -185,6 +187,8 @@ class Journal:
                 self._recorded = event, record["seq"]
             if afterwards is not None:
                 afterwards()
+            if event_type is TrainEnd:
+                self._write_pending(wait=True)  # whoever reads the record waits for this one
 
         return record
 

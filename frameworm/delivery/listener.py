@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from bus import Event, event_types
-from frameworm import config
 from frameworm.delivery.files import replace_file
 from frameworm.delivery.retry import RetryPolicy
 from frameworm.errors import RunError
@@ -103,9 +102,3 @@ def recorded_every(listeners: Iterable[ProcessListener]) -> dict[type[Event], in
         for event, count in listener.every.items():
             every[types[event]] = min(count, every.get(types[event], count))
     return every
-
-
-def resolved(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return options with their references to the environment resolved; raises ConfigError for one that is not set."""
-    document = {"data": {"name": name}, "callbacks": [{name: dict(options)}]}
-    return dict(config.parse(document, name=f"the options of {name!r}").callbacks[0].options)

@@ -8,9 +8,10 @@ from typing import Any
 
 from bus import Event, event_types
 from bus.subscription import is_async
+from frameworm import config
 from frameworm.core import create, get_callback
 from frameworm.core.registry import load
-from frameworm.delivery.listener import ProcessListener, resolved
+from frameworm.delivery.listener import ProcessListener
 from frameworm.errors import HookError, UnknownNameError, UserError
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
 
@@ -57,7 +58,7 @@ def make_receiver(listener: ProcessListener) -> Receiver:
     target = _target(listener.target)
     if listener.event is not None:
         return Receiver({listener.event: _bound(target, PREFIX + listener.event)}, None, target)
-    options = resolved(listener.options, listener.name)
+    options = config.resolve(listener.options, f"the options of {listener.name!r}")
     return receiver_for(create("callback", listener.target, target, options, where=listener.name), listener)
 
 

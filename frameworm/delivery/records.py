@@ -123,7 +123,7 @@ def schema() -> dict[str, Any]:
             hints = {field.name: field.type for field in record_fields(event_type)}
             fields = {key: hints[name] for name, key in record_keys(event_type)}
             types.append(_record_type(name, inspect.getdoc(event_type) or "", fields))
-    references, definitions = msgspec.json.schema_components(types)
+    references, definitions = msgspec.json.schema_components(types, schema_hook=_of_any_type)
     for record_type in types:
         definition = definitions[record_type.__name__]
         definition["properties"]["event"] = {"const": record_type.__name__}
@@ -134,6 +134,11 @@ def schema() -> dict[str, Any]:
         "oneOf": list(references),
         "$defs": _with_named_numbers(definitions) | {"number": numbers},
     }
+
+
+def _of_any_type(kind: type) -> dict[str, Any]:
+    """Return the schema of what only the event's author knows; if it is not JSON, a text describes it."""
+    return {"description": kind.__qualname__}
 
 
 def _record_type(event: str, about: str, fields: Mapping[str, Any]) -> type[msgspec.Struct]:

@@ -17,7 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from bus.lock import Lock, LogBusyError
+from frameworm import config
 from frameworm.delivery.listener import RelayPlan, plan_file, read_plan, relay_folder
 from frameworm.delivery.replay import check_journal
 from frameworm.delivery.status import ListenerReport, lock_file, log_file, status, write_report
@@ -61,6 +64,8 @@ class Relay:
         self._run_dir = run_dir
         self._folder = relay_folder(run_dir)
         self._spare = spare
+        self.hanging: tuple[str, ...] = ()
+        """The listeners whose calls had not come back when `run` returned; their threads are still there."""
         self._wake = threading.Event()
         self._asked: Outcome | None = None
         limit = _memory_limit()
@@ -77,7 +82,8 @@ class Relay:
         A plugin that cannot be loaded is logged: the listeners that need it are reported as such.
         """
         try:
-            load_plugins(self.plan.plugins)
+            options = config.resolve(self.plan.plugins.options, "the options of plugins")
+            load_plugins(msgspec.structs.replace(self.plan.plugins, options=options))
         except UserError as error:
             log.warning("%s", error)
         workers = [
@@ -100,8 +106,10 @@ class Relay:
         for worker in workers:
             worker.join(0 if worker.hung else max(0, deadline - time.monotonic()))
         self._tell(workers)
-        left = [worker for worker in workers if worker.alive or worker.report().state in ("failed to start", "failed")]
-        return self._asked or (Outcome.UNDELIVERED if left else Outcome.DELIVERED)
+        _bound_log(self._run_dir)
+        self.hanging = tuple(worker.listener.name for worker in workers if worker.alive)
+        broken = any(worker.report().state in ("failed to start", "failed") for worker in workers)
+        return self._asked or (Outcome.UNDELIVERED if self.hanging or broken else Outcome.DELIVERED)
 
     def stop(self, outcome: Outcome = Outcome.STOPPED) -> None:
         """Ask `run` to return soon; may be called in a signal handler."""

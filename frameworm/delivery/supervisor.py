@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from frameworm.delivery.listener import ProcessListener, RelayOptions, RelayPlan, write_plan
 from frameworm.delivery.relay import Outcome
@@ -23,6 +24,7 @@ from frameworm.plugins.selection import Selection
 log = logging.getLogger("frameworm")
 
 _NICENESS = 5
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 _MINUTE = 60.0
 _TOLD_EVERY = 0.25  # seconds between two words on the progress
 
@@ -34,6 +36,7 @@ class RelayProcess:
     """The relay of the run in `run_dir`, a process of its own that is started now, if there are listeners.
 
     - `plugins`: the run's, to be loaded in it, too.
+    - `secrets`: variables of the environment to which the listeners' options refer.
     - `restarts`: how often a minute it is started anew when it dies; then that is said, and it is left dead.
 
     It outlives this process, and ends when the run has ended and all is delivered. Trouble is logged; nothing raises.
@@ -45,12 +48,14 @@ class RelayProcess:
         listeners: Sequence[ProcessListener],
         *,
         plugins: Selection | None = None,
+        secrets: Mapping[str, str] = MappingProxyType({}),
         options: RelayOptions | None = None,
         restarts: int = 3,
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._folder = Path.cwd()
         self._restarts = restarts
+        self._secrets = secrets
         self._started: deque[float] = deque()  # when, within the last minute
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
@@ -117,7 +122,7 @@ class RelayProcess:
 
     def _spawn(self, more: list[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "frameworm", "relay", str(self._run_dir), "--wait", *more]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **self._secrets, **_ENVIRONMENT}
         with log_file(self._run_dir).open("ab") as output:
             process = subprocess.Popen(  # noqa: S603  our own interpreter
                 command,

@@ -98,7 +98,7 @@ class Trainer:
         self._thread = 0
         self.seq_of: Callable[[Event], int] = lambda _event: 0
         """Says the number of an event's record, while it is published; 0 where it has none."""
-        self.drains: list[Drain] = []
+        self.drains: list[Drain] = [self.bus.drain]
         """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
         self._feed = Feed(train_data, self.device, epochs=self.epochs)
@@ -387,7 +387,7 @@ class Trainer:
     def _hearing_of_listeners(self) -> Iterator[None]:
         """Have the bus tell of listeners that fail, or ask to stop; what is asked for too late is forgotten."""
         bus = self.bus
-        before = bus.on_failure, getattr(bus, "on_recovery", None), bus.on_propagate
+        before = bus.on_failure, bus.on_recovery, bus.on_propagate
         bus.on_failure, bus.on_recovery, bus.on_propagate = self._tell_failure, self._tell_recovery, self._take_stop
         try:
             yield

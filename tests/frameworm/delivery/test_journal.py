@@ -51,8 +51,9 @@ TRAINER: Any = FakeTrainer()
 def recording(directory: Path, **options: Any) -> Iterator[tuple[EventBus, Journal]]:
     """A bus and a journal that records it."""
     options = {"run": "digits-1", "position": TRAINER.position} | options
+    every = options.pop("every", None)
     with EventBus() as bus, Journal(directory, **options) as journal:
-        journal.attach(bus)
+        journal.attach(bus, every)
         yield bus, journal
 
 

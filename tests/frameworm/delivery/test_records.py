@@ -70,8 +70,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A line of every event type, and of a gap, as a journal writes them."""
     directory = tmp_path_factory.mktemp("run")
     every: dict[type[Event], int] = {type(sample): 1 for sample in SAMPLES}
-    with EventBus() as bus, Journal(directory, run="r", position=lambda: (0, 0), every=every) as journal:
-        journal.attach(bus)
+    with EventBus() as bus, Journal(directory, run="r", position=lambda: (0, 0)) as journal:
+        journal.attach(bus, every)
         for sample in SAMPLES:
             bus.publish(sample)
         journal._log.append(journal._gap(24, 25))

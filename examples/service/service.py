@@ -1,0 +1,199 @@
+"""A service that trains: it starts and stops runs, and streams their events to whoever listens.
+
+    pip install 'frameworm[serve]'
+    uvicorn service:app --port 8000
+
+    curl -X POST localhost:8000/runs -d '{"trainer": {"epochs": 3}}'
+    curl -N localhost:8000/runs/1/events
+    curl -X POST localhost:8000/runs/1/stop
+
+The events are server-sent events, which a browser reads with `new EventSource("/runs/1/events")`: `event` is the name
+of the event, `data` its fields as JSON, `id` the number of its record. A client that comes back with `Last-Event-ID`
+gets what it has missed from the run's record. Nobody who listens can slow the training down: a client that does not
+read gets a `lagged` event in the place of what it has missed, and one that leaves is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+import frameworm
+from bus import ClosedError, Event, EventBus, Lagged, default_bus, record_fields
+from bus.beside import beside
+from frameworm import config
+from frameworm.delivery.replay import events as recorded
+from frameworm.errors import UserError
+from frameworm.training.trainer import Trainer
+
+DEFAULTS: Mapping[str, Any] = {
+    "run": {"name": "service"},
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "inputs": 64, "outputs": 10},
+    "metrics": ["accuracy"],
+}
+
+
+class Run:
+    """A training that runs beside the event loop."""
+
+    def __init__(self, number: int, settings: Mapping[str, Any]) -> None:
+        self.number = number
+        self.config = config.parse({**DEFAULTS, **settings})
+        self.bus = EventBus(default_bus)
+        self.trainer: Trainer | None = None
+        self.directory: Path | None = None
+        self.status = "starting"
+        self._stopped: str | None = None
+        self.task = asyncio.create_task(beside(self._train, stop=lambda: self.stop("the service ends")))
+
+    def stop(self, reason: str) -> None:
+        """End the training after its current step."""
+        self._stopped = reason
+        if self.trainer is not None:
+            self.trainer.stop(reason)
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of it."""
+        trainer = self.trainer
+        progress = {} if trainer is None else {"epoch": trainer.epoch, "step": trainer.step, "metrics": trainer.metrics}
+        return {"run": self.number, "status": self.status, "directory": str(self.directory or ""), **progress}
+
+    def _train(self) -> None:
+        try:
+            with frameworm.session(self.config, bus=self.bus) as trainer:
+                self.trainer, self.directory, self.status = trainer, trainer.run_dir, "running"
+                if self._stopped:
+                    trainer.stop(self._stopped)
+                self.status = trainer.fit().status
+        except Exception:
+            self.status = "failed"
+            raise
+
+
+class Runs:
+    """Every run since the service began, by its number."""
+
+    def __init__(self) -> None:
+        self._runs: dict[int, Run] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self, settings: Mapping[str, Any]) -> Run:
+        """Begin a run; raises `UserError` for a config that cannot be trained."""
+        number = next(self._numbers)
+        run = self._runs[number] = Run(number, settings)
+        return run
+
+    def get(self, request: Request) -> Run:
+        """Return the run that a request is about."""
+        try:
+            return self._runs[int(request.path_params["number"])]
+        except (KeyError, ValueError):
+            raise HTTPException(404, "there is no such run") from None
+
+    def all(self) -> list[Run]:
+        """Return all of them, the oldest first."""
+        return list(self._runs.values())
+
+    async def close(self) -> None:
+        """End them all, each with a checkpoint."""
+        for run in self._runs.values():
+            run.task.cancel()
+        await asyncio.gather(*(run.task for run in self._runs.values()), return_exceptions=True)
+
+
+async def start(request: Request) -> JSONResponse:
+    """Begin a run; the body is a config in JSON, or parts of one."""
+    try:
+        settings = json.loads(await request.body() or "{}")
+    except ValueError as error:
+        raise HTTPException(400, f"the body is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise HTTPException(400, "expected a config, an object with sections such as trainer")
+    try:
+        run = request.app.state.runs.start(settings)
+    except UserError as error:
+        raise HTTPException(400, str(error)) from error
+    return JSONResponse(run.facts(), status_code=201)
+
+
+async def show(request: Request) -> JSONResponse:
+    """Tell of one run."""
+    return JSONResponse(request.app.state.runs.get(request).facts())
+
+
+async def show_all(request: Request) -> JSONResponse:
+    """Tell of every run."""
+    return JSONResponse([run.facts() for run in request.app.state.runs.all()])
+
+
+async def stop(request: Request) -> JSONResponse:
+    """End a run after its current step."""
+    run = request.app.state.runs.get(request)
+    run.stop("asked through the service")
+    return JSONResponse(run.facts(), status_code=202)
+
+
+async def follow(request: Request) -> StreamingResponse:
+    """Stream a run's events, behind the one that the client had last."""
+    run = request.app.state.runs.get(request)
+    last = request.headers.get("last-event-id", "")
+    after = int(last) if last.isdecimal() else None
+    return StreamingResponse(_stream(run, after), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _stream(run: Run, after: int | None) -> AsyncIterator[str]:
+    try:
+        live = run.bus.stream(from_seq=after)
+    except ClosedError:  # the run is over: what it recorded is all there is
+        if run.directory is not None:
+            for event in await asyncio.to_thread(list, recorded(run.directory, after or 0)):
+                yield _sent(event)
+        return
+    async with live:
+        async for found in live:
+            yield _sent(found)
+
+
+def _sent(event: Event | Lagged) -> str:
+    """Return an event in the form of the HTML standard (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    if isinstance(event, Lagged):
+        return f"event: lagged\ndata: {event.missed}\n\n"
+    fields = {field.name: getattr(event, field.name) for field in record_fields(type(event))}
+    seq = getattr(event.source, "seq", 0)
+    number = f"id: {seq}\n" if seq else ""
+    return f"{number}event: {event.name}\ndata: {msgspec.json.encode(fields, enc_hook=str).decode()}\n\n"
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Have the runs end with the service."""
+    app.state.runs = Runs()
+    try:
+        yield
+    finally:
+        await app.state.runs.close()
+
+
+app = Starlette(
+    routes=[
+        Route("/runs", start, methods=["POST"]),
+        Route("/runs", show_all),
+        Route("/runs/{number}", show),
+        Route("/runs/{number}/stop", stop, methods=["POST"]),
+        Route("/runs/{number}/events", follow),
+    ],
+    lifespan=lifespan,
+)
