@@ -17,7 +17,19 @@ from frameworm.config.expectations import expectation
 from frameworm.config.schema import DEFAULTS, SECTIONS, keys_of
 
 PAGE = Path(__file__).parent / "reference.md"
-COMMANDS = ("", "init", "train", "runs list", "runs show", "runs prune", "events list", "events schema")
+COMMANDS = (
+    "",
+    "init",
+    "train",
+    "runs list",
+    "runs show",
+    "runs prune",
+    "relay",
+    "events list",
+    "events schema",
+    "events tail",
+    "events replay",
+)
 
 
 def run(*arguments: str) -> str:
