@@ -63,6 +63,7 @@ class LoopWorker(Worker):
 
     def start(self) -> None:
         """Begin to serve; raises RuntimeError where the loop cannot be started."""
+        self.watch.enroll()
         loop_in_background().spawn(self._run)
 
     def cancel(self) -> None:

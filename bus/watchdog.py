@@ -36,6 +36,9 @@ class Watch:
         self._limit = None if timeout is None else timeout + GRACE * coroutine
         self.stepping: float | None = None
         """When a coroutine was resumed, until it gives control back (`perf_counter`)."""
+
+    def enroll(self) -> None:
+        """Be looked at, from now on."""
         _watch(self)
 
     def begin(self, name: str) -> None:

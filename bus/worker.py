@@ -119,6 +119,7 @@ class ThreadWorker(Worker):
 
     def start(self) -> None:
         """Begin to serve; raises RuntimeError where there can be no more threads."""
+        self.watch.enroll()
         threading.Thread(target=self._run, name=f"bus: {self._name}", daemon=True).start()
 
     def cancel(self) -> None:

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from bus import Event, EventBus, ListenerStatistics, Recorded
 
-
 PATIENCE = 20  # seconds that a thread may take on a busy machine
 
 

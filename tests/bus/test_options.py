@@ -33,8 +33,10 @@ async def listen_later(_event: Knock) -> None:
         ({"breaker": 5}, "breaker must be a Breaker, got 5"),
         (
             {"overflow": "drop_old"},
-            "overflow must be one of 'drop_oldest', 'drop_newest', 'latest', got 'drop_old'; "
-            "did you mean 'drop_oldest'?",
+            (
+                "overflow must be one of 'drop_oldest', 'drop_newest', 'latest', got 'drop_old'; "
+                "did you mean 'drop_oldest'?"
+            ),
         ),
     ],
 )
