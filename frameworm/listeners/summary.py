@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import msgspec
 
 from bus import LAST, EventBus, ListenerStatistics, Subscription
+from frameworm.delivery.status import ListenerReport, status
 from frameworm.events import EpochBegin, EpochEnd, TrainBegin, TrainEnd
 from frameworm.listeners.console import counted
 from frameworm.training.checkpoint import direction
@@ -38,6 +40,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     monitor: str
     best: Epoch | None
     listeners: tuple[ListenerStatistics, ...]
+    relayed: tuple[ListenerReport, ...] = ()
+    """Those in a process of their own, which may go on when the run has ended."""
 
     def share(self, listener: ListenerStatistics) -> float:
         """The part of the time that went into a listener, from 0 to 1."""
@@ -48,9 +52,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         listeners = [
             {
                 "name": listener.name,
+                "lane": listener.lane,
+                "state": listener.state,
                 "events": list(listener.events),
                 "delivered": listener.delivered,
                 "failed": listener.failed,
+                "retried": listener.retried,
+                "coalesced": listener.coalesced,
+                "dropped": listener.dropped,
+                "pending": listener.pending + listener.in_flight,
                 "seconds": round(listener.seconds, 6),
                 "share": round(self.share(listener), 6),
                 "last_error": listener.last_error,
@@ -70,29 +80,48 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.run_dir is not None:
             more = f", --resume {self.run_dir} goes on with it" if self.status == "interrupted" else ""
             lines.append(f"run: {self.run_dir}{more}")
-        if self.listeners:
+        if self.listeners or self.relayed:
             lines += ["listeners:", *self._table()]
+        errors = [(x.name, x.failed, x.last_error) for x in self.listeners]
+        errors += [(x.name, x.failed, x.last_error) for x in self.relayed]
         lines += [
-            f"{x.name} failed {counted(x.failed, 'time')}, last with {x.last_error.splitlines()[0]}"
-            for x in self.listeners
-            if x.last_error
+            f"{name} failed {counted(failed, 'time')}, last with {error.splitlines()[0]}"
+            for name, failed, error in errors
+            if error
+        ]
+        lines += [f"{x.name} missed {_missed(x)}" for x in self.listeners if _missed(x)]
+        lines += [f"{x.name} did not take {counted(x.dead, 'event')}: its dead letters" for x in self.relayed if x.dead]
+        lines += [
+            f"{x.name} has {counted(x.pending, 'record')} before it ({x.state}), which the relay goes on with: "
+            f"frameworm runs show {self.run_dir}"
+            for x in self.relayed
+            if x.pending
         ]
         return [*lines, *self.advice()]
 
     def advice(self) -> Iterable[str]:
         """A line for each listener whose cost is noticeable."""
         for listener in self.listeners:
-            if self.share(listener) > NOTICEABLE and listener.seconds > WORTHWHILE:
+            in_step = listener.lane == "sync"
+            if in_step and self.share(listener) > NOTICEABLE and listener.seconds > WORTHWHILE:
                 yield (
-                    f"{listener.name} took {self.share(listener):.1%} of the time: every=N calls it less often, and "
-                    "what reads the run's events.jsonl costs training nothing"
+                    f"{listener.name} took {self.share(listener):.1%} of the time: every=N calls it less often, "
+                    'dispatch="async" on a thread of its own, dispatch="process" in a process of its own'
                 )
 
     def _table(self) -> list[str]:
-        rows = [
-            (x.name, f"{x.delivered:,} calls", f"{x.failed:,} failed", f"{x.seconds:.3f} s", f"{self.share(x):.1%}")
+        rows: list[tuple[str, ...]] = [
+            (
+                x.name,
+                "in step" if x.lane == "sync" else x.lane,
+                f"{x.delivered:,} events",
+                f"{x.failed:,} failed",
+                f"{x.seconds:.3f} s",
+                f"{self.share(x):.1%}" if x.lane == "sync" else "",
+            )
             for x in self.listeners
         ]
+        rows += [(x.name, "process", f"{x.delivered:,} events", f"{x.dead:,} failed", "", "") for x in self.relayed]
         name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
         return [
             f"  {row[0]:{name}}  " + "  ".join(f"{text:>{width}}" for text, width in zip(row[1:], widths, strict=True))
@@ -124,7 +153,10 @@ class Summary:
     @property
     def report(self) -> Report | None:
         """How the run ended, with the accounts of all listeners up to now; None before its end."""
-        return self._report and msgspec.structs.replace(self._report, listeners=self._bus.statistics())
+        if self._report is None:
+            return None
+        relayed = status(Path(self._report.run_dir)) if self._report.run_dir else ()
+        return msgspec.structs.replace(self._report, listeners=self._bus.statistics(), relayed=relayed)
 
     def _train_begin(self, _event: TrainBegin) -> None:
         self._begin = perf_counter()
@@ -151,6 +183,18 @@ class Summary:
             best=_best(self._history, monitor, checkpoint.get("mode", "auto")),
             listeners=(),
         )
+
+
+def _missed(listener: ListenerStatistics) -> str:
+    """Return what a listener did not get, and why, in words; nothing where it got everything."""
+    counts = {
+        **listener.dropped,
+        "coalesced": listener.coalesced,
+        "still waiting": listener.pending + listener.in_flight,
+    }
+    if listener.lane == "sync":  # a hook that is paused or muted misses what it was meant to miss
+        return ""
+    return ", ".join(f"{counted(count, 'event')} ({reason})" for reason, count in counts.items() if count)
 
 
 def _best(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from threading import Event
 from time import sleep
 
 import pytest
 
-from frameworm.events import EpochBegin, EpochEnd, TrainBegin, TrainEnd
+from bus.log import LogWriter
+from frameworm.delivery.journal import journal_path
+from frameworm.delivery.listener import ProcessListener, RelayPlan, relay_folder, write_plan
+from frameworm.delivery.status import ListenerReport, write_report
+from frameworm.events import BatchEnd, EpochBegin, EpochEnd, TrainBegin, TrainEnd
 from frameworm.listeners.summary import Epoch, Report, Summary
 from tests.frameworm.listeners.fakes import FakeTrainer
 
@@ -108,7 +114,7 @@ def test_failing_listeners_are_named() -> None:
     lines = report_of(trainer, {}, {}).lines()
     assert any(line.startswith("broken failed 2 times, last with ValueError: no such table") for line in lines)
     [row] = [line for line in lines if line.startswith("  broken")]
-    assert "0 calls" in row
+    assert "0 events" in row
     assert "2 failed" in row
 
 
@@ -128,3 +134,37 @@ def test_as_plain_values() -> None:
     assert (fields["status"], fields["run_dir"]) == ("finished", "r")
     assert fields["best"] == {"epoch": 0, "metrics": {"val_loss": 1.0}}
     assert {row["name"] for row in fields["listeners"]} == {"summary"}
+
+
+def test_what_an_asynchronous_listener_missed_is_said() -> None:
+    """It is no part of the step; what was dropped for it, and what still waits, is counted by reason."""
+    trainer = FakeTrainer()
+    go = Event()
+    trainer.bus.subscribe(BatchEnd, lambda _event: go.wait(20), name="slow", dispatch="async", queue_size=2)
+    for batch_idx in range(10):
+        trainer.bus.publish(BatchEnd(trainer, batch_idx, 0.5))
+    report = report_of(trainer, {})
+    go.set()
+    [row] = [line for line in report.lines() if line.startswith("  slow")]
+    assert row.split()[1] == "async"
+    [missed] = [line for line in report.lines() if line.startswith("slow missed")]
+    assert re.fullmatch(r"slow missed 1[12] events \(overflow\), [23] events \(still waiting\)", missed)
+    assert list(report.advice()) == []
+    trainer.bus.close()
+
+
+def test_listeners_in_a_process_of_their_own_are_told_of(tmp_path: Path) -> None:
+    """What is pending goes on by itself; what was refused lies in the dead letters."""
+    listener = ProcessListener("mlflow", "mlflow")
+    write_plan(tmp_path, RelayPlan((listener,)))
+    told = ListenerReport("mlflow", "retrying", delivered=7, failed=3, dead=2, last_error="OSError: no route")
+    write_report(relay_folder(tmp_path), listener, told)
+    with LogWriter(journal_path(tmp_path), gap=lambda first, last: {}) as log:
+        log.append({"v": 1, "event": "epoch_end"})
+    trainer = FakeTrainer()
+    trainer.run_dir = tmp_path
+    lines = report_of(trainer, {}).lines()
+    assert any(line.split() == ["mlflow", "process", "7", "events", "2", "failed"] for line in lines)
+    assert "mlflow failed 3 times, last with OSError: no route" in lines
+    assert "mlflow did not take 2 events: its dead letters" in lines
+    assert any(line.startswith("mlflow has 1 record before it (retrying)") for line in lines)
