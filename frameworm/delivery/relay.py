@@ -22,7 +22,7 @@ import msgspec
 from bus.lock import Lock, LogBusyError
 from frameworm import config
 from frameworm.delivery.listener import RelayPlan, plan_file, read_plan, relay_folder
-from frameworm.delivery.replay import check_journal
+from frameworm.delivery.replay import check_journal, is_over
 from frameworm.delivery.status import ListenerReport, lock_file, log_file, status, write_report
 from frameworm.delivery.worker import Worker
 from frameworm.errors import RunBusyError, RunError, UserError
@@ -113,8 +113,7 @@ class Relay:
 
     def stop(self, outcome: Outcome = Outcome.STOPPED) -> None:
         """Ask `run` to return soon; may be called in a signal handler."""
-        self._asked = self._asked or outcome
-        self._wake.set()
+        self._asked = self._asked or outcome  # it is looked at often: waking it up might wait for a lock
 
     def close(self) -> None:
         """Let the next relay in; again is no error."""
@@ -131,12 +130,11 @@ class Relay:
     # Inside
 
     def _watch(self, workers: list[Worker]) -> None:
-        """Wait until all workers have ended or hang, or it is asked to stop; report meanwhile."""
+        """Report until all workers have ended, or hang though the run is over, or it is asked to stop."""
         told = 0.0
-        while self._asked is None and any(worker.alive and not worker.hung for worker in workers):
+        while self._asked is None and self._is_needed(workers):
             self._wake.wait(self.plan.options.poll)
-            if self._asked is None:
-                self._wake.clear()
+            self._wake.clear()
             if time.monotonic() - told >= _TOLD_EVERY:
                 told = time.monotonic()
                 self._tell(workers)
@@ -147,6 +145,11 @@ class Relay:
                 names = ", ".join(worker.listener.name for worker in workers)
                 log.warning("more than %d bytes are in use: another relay goes on with %s", self._memory, names)
                 self.stop(Outcome.CROWDED)
+
+    def _is_needed(self, workers: list[Worker]) -> bool:
+        """Whether something may still be delivered: a call that takes long may also come back, while the run lives."""
+        busy = [worker for worker in workers if worker.alive]
+        return any(not worker.hung for worker in busy) or (bool(busy) and not is_over(self._run_dir))
 
     def _tell(self, workers: list[Worker]) -> None:
         for worker in workers:

@@ -11,13 +11,18 @@ from typing import Any, Literal
 import msgspec
 
 from bus import Event
-from bus.log import LogReader, Record, newest_first
+from bus.log import LogReader, Record, newest_first, writer_of
 from frameworm import config
 from frameworm.delivery.decoding import Makers, numbers
 from frameworm.delivery.journal import journal_path
-from frameworm.delivery.records import VERSION
+from frameworm.delivery.records import GAP, VERSION
 from frameworm.errors import ConfigError, RunError
 from frameworm.facts import RunView
+
+_AT_ANY_TIME = frozenset(
+    {"listener_failed", "listener_recovered", "metrics_logged", "hooks_switched", "model_export", "model_exported", GAP}
+)
+"""Events that may also come behind `train_end`."""
 
 Phase = Literal["before", "training", "ended"]
 
@@ -149,6 +154,15 @@ def check_journal(run_dir: Path) -> None:
     """Raise RunError where the run in this directory is recorded in a format that this version does not read."""
     path = journal_path(run_dir)
     next(readable(newest_first(path), path), None)
+
+
+def is_over(run_dir: Path) -> bool:
+    """Whether the run in this directory has ended: nobody trains in it, or the newest attempt has its `train_end`."""
+    path = journal_path(run_dir)
+    if writer_of(path) is None:
+        return True
+    decisive = (record["event"] for record in newest_first(path) if record["event"] not in _AT_ANY_TIME)
+    return next(decisive, None) == "train_end"
 
 
 def last_seq(run_dir: Path) -> int:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from frameworm.delivery.listener import ProcessListener, RelayOptions, RelayPlan, write_plan
 from frameworm.delivery.relay import Outcome
-from frameworm.delivery.status import log_file, pending
+from frameworm.delivery.status import log_file, pending, status
 from frameworm.errors import UserError
 from frameworm.plugins.selection import Selection
 
@@ -60,6 +60,7 @@ class RelayProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._ended.set()
+        self._code: int | None = None  # with which the relay has ended
         self._left = False
         self._mutex = threading.Lock()
         if listeners:
@@ -92,21 +93,33 @@ class RelayProcess:
         there is more, as there is behind a second `train_end`, is started once more.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self._ended.is_set() and self._process is not None and self.lag():
-            self._start()
-        while not self._ended.is_set():
+        again = True
+        while True:
+            if self._ended.is_set():
+                if not (again and self._has_more()):
+                    return self.lag() == 0
+                again = False
+                self._start()
             left = _TOLD_EVERY if deadline is None else min(_TOLD_EVERY, deadline - time.monotonic())
             if left <= 0:
                 return False
             if not self._ended.wait(left) and progress is not None:
                 progress(self.lag())
-        return self.lag() == 0
 
     def leave(self) -> None:
         """Let it finish by itself: it is not started anew any more; again is no error."""
         self._left = True
 
     # Inside
+
+    def _has_more(self) -> bool:
+        """Whether something was recorded behind the end that the relay has come to."""
+        if self._code not in (Outcome.DELIVERED, Outcome.UNDELIVERED):
+            return False
+        try:
+            return any(report.state == "ok" and report.pending for report in status(self._run_dir))
+        except (OSError, UserError):
+            return False
 
     def _start(self, *, spare: bool = False) -> None:
         """Start it, and a thread that waits for its end."""
@@ -138,7 +151,7 @@ class RelayProcess:
         return process
 
     def _guard(self, process: subprocess.Popen[bytes]) -> None:
-        code = process.wait()
+        code = self._code = process.wait()
         if self._left or code in _ON_PURPOSE:
             if code == UserError.exit_code:
                 log.error("the relay refuses to work: see %s", log_file(self._run_dir))

@@ -297,6 +297,22 @@ def test_a_hung_listener_holds_up_only_itself(run: Path, tmp_path: Path) -> None
     assert b"hung" in output
 
 
+def test_a_call_that_takes_long_does_not_end_a_living_run(run: Path, tmp_path: Path) -> None:
+    """It may come back: the relay stays for what is still to come, and the report says meanwhile that it hangs."""
+    slow = replace(listener("a", "ToFile", path=tmp_path / "a", seconds=1.0), timeout=0.1)
+    with writing(run, 2) as write:
+        write("train_begin", epochs=1)
+        plan(run, replace(slow, name="b", options={**slow.options, "seconds": 0.0}), slow)
+        with relay(run) as process:
+            until(lambda: status(run)[1].state == "hung")
+            assert status(run)[0].state == "ok"
+            time.sleep(1)
+            assert process.poll() is None
+            write("train_end", status="finished", reason=None, error=None)
+            process.communicate(timeout=20)
+    assert process.returncode == Outcome.UNDELIVERED
+
+
 def test_a_listener_that_cannot_be_made_is_reported(run: Path, tmp_path: Path) -> None:
     """The others go on."""
     plan(

@@ -15,7 +15,7 @@ from bus import Event, EventBus, event_types
 from bus.log import LogReader, Record
 from frameworm.delivery.decoding import Makers
 from frameworm.delivery.journal import Journal, journal_path
-from frameworm.delivery.replay import RunFold, events, last_seq
+from frameworm.delivery.replay import RunFold, events, is_over, last_seq
 from frameworm.errors import RunError
 from frameworm.events import (
     BatchEnd,
@@ -187,6 +187,22 @@ def test_a_run_that_crashed(tmp_path: Path) -> None:
     fold.add(end)
     assert (end["event"], end["status"], end["seq"], end["step"]) == ("train_end", "crashed", 3, 2)
     assert (fold.phase, fold.view().status) == ("ended", "crashed")
+
+
+def test_when_a_run_is_over(tmp_path: Path) -> None:
+    """Behind its `train_end`, whatever else is recorded there, or when nobody writes."""
+    run = new_run(tmp_path)
+    assert is_over(run)
+    with writing(run) as write:
+        assert not is_over(run)
+        write("train_begin", epochs=1)
+        assert not is_over(run)
+        write("train_end", status="finished", reason=None, error=None)
+        write("listener_failed", listener="a", during="train_end", error="x", count=1)
+        assert is_over(run)
+        write("train_begin", epochs=1)
+        assert not is_over(run)
+    assert is_over(run)
 
 
 def test_a_newer_format(tmp_path: Path) -> None:
