@@ -10,7 +10,9 @@ Blinker gets the same facts as keyword arguments. Its receivers are held strongl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -39,6 +41,28 @@ def emission(listeners: int, *, emissions: int = EMISSIONS) -> Block:
     return block
 
 
+@contextmanager
+def posting(*, emissions: int = EMISSIONS) -> Iterator[Block]:
+    """Provide a block that emits on a bus with one asynchronous listener, whose queue never gets full.
+
+    The listener is busy with its first event all the time, so that what is measured is the publishing thread's part,
+    and not the listener's, with which it shares the interpreter.
+    """
+    done = threading.Event()
+    with EventBus() as bus:
+        bus.subscribe(BatchEnd, lambda _event: done.wait(), dispatch="async", queue_size=1 << 40, timeout=None)
+        channel = bus.channel(BatchEnd)
+        trainer: Any = object()
+
+        def block() -> None:
+            for batch_idx in repeat(7, emissions):
+                if channel.active:
+                    channel.emit(BatchEnd(trainer, batch_idx, 0.5))
+
+        yield block
+    done.set()
+
+
 def sending(receivers: int, *, emissions: int = EMISSIONS) -> Block:
     """Return a block that sends on a blinker signal with so many receivers."""
     signal = blinker.Signal()
@@ -56,6 +80,12 @@ def sending(receivers: int, *, emissions: int = EMISSIONS) -> Block:
 def against_blinker(listeners: int, *, pairs: int = PAIRS) -> Ratio:
     """Measure emitting to so many listeners against sending to as many receivers."""
     return compare(emission(listeners), sending(listeners), pairs=pairs)
+
+
+def against_blinker_async(*, pairs: int = PAIRS) -> Ratio:
+    """Measure emitting to one asynchronous listener against sending to one receiver, which is called meanwhile."""
+    with posting() as block:
+        return compare(block, sending(1), pairs=pairs)
 
 
 def blinker_against_itself(receivers: int, *, pairs: int = PAIRS) -> Ratio:

@@ -37,9 +37,8 @@ class Box:
         self.bell = Bell()
         self.box = Mailbox(AsyncOptions(**options), self.bell)
         self.tally = AsyncTally()
-        self.subscriptions: dict[type[Event], Subscription[Any]] = {
-            kind: self.subscribe(kind) for kind in (Knock, Ring, Tick)
-        }
+        kinds: tuple[type[Event], ...] = (Knock, Ring, Tick)
+        self.subscriptions = {kind: self.subscribe(kind) for kind in kinds}
         self.post = {kind: self.inlet(kind) for kind in self.subscriptions}
 
     def subscribe(self, kind: type[Event]) -> Subscription[Any]:
