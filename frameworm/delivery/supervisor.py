@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -86,13 +87,17 @@ class RelayProcess:
             log.warning("how far the relay is cannot be told: %s", error)
             return 0
 
-    def drain(self, timeout: float | None = None, progress: Callable[[int], object] | None = None) -> bool:
-        """Wait until all is delivered and the relay has ended, up to `timeout` seconds; return whether it is.
+    def drain(
+        self, timeout: float | Callable[[], float] | None = None, progress: Callable[[int], object] | None = None
+    ) -> bool:
+        """Wait until the relay has ended, up to `timeout` seconds; return whether all is delivered.
 
-        `progress` is called with the number of pending records, a few times a second. A relay that has ended although
-        there is more, as there is behind a second `train_end`, is started once more.
+        It has ended as well when what is left cannot be delivered: a listener hangs or could not be made. `timeout` may
+        also be a function that says how many seconds are left, and may come to say less; None waits as long as it
+        takes. `progress` is called with the number of pending records, a few times a second. A relay that has ended
+        although there is more, as there is behind a second `train_end`, is started once more.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        left = _countdown(timeout) if timeout is None or isinstance(timeout, int | float) else timeout
         again = True
         while True:
             if self._ended.is_set():
@@ -100,10 +105,10 @@ class RelayProcess:
                     return self.lag() == 0
                 again = False
                 self._start()
-            left = _TOLD_EVERY if deadline is None else min(_TOLD_EVERY, deadline - time.monotonic())
-            if left <= 0:
+            seconds = min(_TOLD_EVERY, left())
+            if seconds <= 0:
                 return False
-            if not self._ended.wait(left) and progress is not None:
+            if not self._ended.wait(seconds) and progress is not None:
                 progress(self.lag())
 
     def leave(self) -> None:
@@ -173,3 +178,11 @@ class RelayProcess:
             return
         log.warning("the relay has ended with exit code %d: it is started again", code)
         self._start(spare=code == -signal.SIGKILL)
+
+
+def _countdown(seconds: float | None) -> Callable[[], float]:
+    """Return what says how many of these seconds are left."""
+    if seconds is None:
+        return lambda: math.inf
+    deadline = time.monotonic() + seconds
+    return lambda: deadline - time.monotonic()

@@ -149,6 +149,18 @@ def test_a_hung_listener_ends_the_waiting(run: Path, tmp_path: Path) -> None:
     until(lambda: process.pid is None)
 
 
+def test_how_long_to_wait_may_change(run: Path, tmp_path: Path) -> None:
+    """A second signal, say, ends the patience; a relay that cannot deliver ends the waiting at once."""
+    with writing(run) as write:
+        process = begin(run, listener("a", "Broken"), listener("b", "ToFile", path=tmp_path / "b"))
+        write("train_begin", epochs=1)
+        answers = iter([10.0, 10.0, 0.0])
+        assert not process.drain(lambda: next(answers))
+        write("train_end", status="finished", reason=None, error=None)
+        assert not process.drain(lambda: 60.0)
+    assert [report.state for report in status(run)] == ["failed to start", "ok"]
+
+
 def test_what_is_left_alone_finishes_by_itself(run: Path, tmp_path: Path) -> None:
     """The trainer need not be there any more."""
     with writing(run) as write:
