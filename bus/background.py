@@ -40,8 +40,12 @@ class LoopBell:
 
     def ring(self) -> None:
         """Wake the coroutine, or let its next wait end at once."""
+        self.call(self._set)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on its event loop, soon."""
         if self._wake is not None:
-            self._wake(self._set)
+            self._wake(function)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until it rings, so many seconds at most, and arm it anew."""
@@ -68,7 +72,7 @@ class LoopWorker(Worker):
 
     def cancel(self) -> None:
         """Cancel the call that is under way."""
-        loop_in_background().call(self._cancel)
+        self._bell.call(self._cancel)
 
     def _cancel(self) -> None:
         if self._scope is not None:
@@ -144,15 +148,10 @@ class _Background:
 
     def __init__(self) -> None:
         self._ready = threading.Event()
-        self._wake: Wake
         self._bell = LoopBell()
         self._tasks: deque[Task] = deque()  # to be begun
         threading.Thread(target=anyio.run, args=(self._main,), name="bus: event loop", daemon=True).start()
         self._ready.wait()
-
-    def call(self, function: Callable[[], object]) -> None:
-        """Call a function on the loop, soon."""
-        self._wake(function)
 
     def spawn(self, task: Task) -> None:
         """Run a task on the loop."""
@@ -161,7 +160,6 @@ class _Background:
 
     async def _main(self) -> None:
         here.serving = True
-        self._wake = waker()
         self._bell.arm()
         self._ready.set()
         async with anyio.create_task_group() as group:
@@ -172,7 +170,7 @@ class _Background:
 
 
 _background: _Background | None = None
-_mutex = threading.Lock()
+_mutex = threading.RLock()
 _inherited: list[_Background | None] = []
 
 
@@ -189,7 +187,7 @@ def _forget() -> None:
     """Begin anew in a forked child, and keep what was inherited from being finalized."""
     global _background, _mutex
     _inherited.append(_background)
-    _background, _mutex = None, threading.Lock()
+    _background, _mutex = None, threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

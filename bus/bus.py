@@ -243,9 +243,11 @@ def _inert() -> EventBus:
 
 def _silence() -> None:
     """Take what is served elsewhere out of all channels, in a forked child."""
-    for bus in list(_buses):
-        bus._recompile()
-    tables.release()
+    try:
+        for bus in list(_buses):
+            bus._recompile()
+    finally:
+        tables.release()
 
 
 _buses: WeakSet[EventBus] = WeakSet()

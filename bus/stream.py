@@ -133,6 +133,8 @@ class Stream:
         return found
 
     async def _next(self) -> Event | Lagged | None:
+        if self._feed.box.inert:  # this process was forked from the one that publishes
+            return None
         past = self._past.next() if self._past is not None else None
         if past is not None:
             self._at_end = isinstance(past, Event) and type(past).final

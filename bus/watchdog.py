@@ -81,7 +81,7 @@ class Watch:
 
 
 _watches: WeakSet[Watch] = WeakSet()
-_mutex = threading.Lock()
+_mutex = threading.RLock()
 _running = False
 
 
@@ -113,7 +113,7 @@ def _patrol() -> None:
 def _forget() -> None:
     """Begin anew in a forked child, to which no thread came along."""
     global _watches, _mutex, _running
-    _watches, _mutex, _running = WeakSet(), threading.Lock(), False
+    _watches, _mutex, _running = WeakSet(), threading.RLock(), False
 
 
 if hasattr(os, "register_at_fork"):
