@@ -4,13 +4,14 @@
     uvicorn service:app --port 8000
 
     curl -X POST localhost:8000/runs -d '{"trainer": {"epochs": 3}}'
-    curl -N localhost:8000/runs/1/events
+    curl -N localhost:8000/runs/1/events?after=0
     curl -X POST localhost:8000/runs/1/stop
 
 The events are server-sent events, which a browser reads with `new EventSource("/runs/1/events")`: `event` is the name
-of the event, `data` its fields as JSON, `id` the number of its record. A client that comes back with `Last-Event-ID`
-gets what it has missed from the run's record. Nobody who listens can slow the training down: a client that does not
-read gets a `lagged` event in the place of what it has missed, and one that leaves is forgotten.
+of the event, `data` its fields as JSON, `id` the number of its record. What comes behind `?after=` such a number, or
+behind the one that a client had last when it comes back, is taken from the run's record. Nobody who listens can slow
+the training down: a client that does not read gets a `lagged` event in the place of what it has missed, and one that
+leaves is forgotten.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Run:
         self.trainer: Trainer | None = None
         self.directory: Path | None = None
         self.status = "starting"
+        self.error: str | None = None
         self._stopped: str | None = None
         self.task = asyncio.create_task(beside(self._train, stop=lambda: self.stop("the service ends")))
 
@@ -69,18 +71,19 @@ class Run:
         """What there is to say of it."""
         trainer = self.trainer
         progress = {} if trainer is None else {"epoch": trainer.epoch, "step": trainer.step, "metrics": trainer.metrics}
-        return {"run": self.number, "status": self.status, "directory": str(self.directory or ""), **progress}
+        place = str(self.directory or "")
+        return {"run": self.number, "status": self.status, "error": self.error, "directory": place, **progress}
 
     def _train(self) -> None:
+        """Train from beginning to end; on a thread of its own. What goes wrong is told to whoever asks for the run."""
         try:
-            with frameworm.session(self.config, bus=self.bus) as trainer:
+            with self.bus, frameworm.session(self.config, bus=self.bus) as trainer:
                 self.trainer, self.directory, self.status = trainer, trainer.run_dir, "running"
                 if self._stopped:
                     trainer.stop(self._stopped)
                 self.status = trainer.fit().status
-        except Exception:
-            self.status = "failed"
-            raise
+        except Exception as error:
+            self.status, self.error = "failed", str(error)
 
 
 class Runs:
@@ -149,14 +152,14 @@ async def stop(request: Request) -> JSONResponse:
 async def follow(request: Request) -> StreamingResponse:
     """Stream a run's events, behind the one that the client had last."""
     run = request.app.state.runs.get(request)
-    last = request.headers.get("last-event-id", "")
+    last = request.headers.get("last-event-id") or request.query_params.get("after", "")
     after = int(last) if last.isdecimal() else None
     return StreamingResponse(_stream(run, after), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 async def _stream(run: Run, after: int | None) -> AsyncIterator[str]:
     try:
-        live = run.bus.stream(from_seq=after)
+        live = run.bus.stream(from_seq=None if run.bus.history is None else after)  # no record yet: nothing is missed
     except ClosedError:  # the run is over: what it recorded is all there is
         if run.directory is not None:
             for event in await asyncio.to_thread(list, recorded(run.directory, after or 0)):
