@@ -24,8 +24,13 @@ LONGEST_KEY = 250
 MOST_METRICS = 1000  # that it takes at once
 MOST_PARAMETERS = 100
 
-# The relay tries again, by its own measure; MLflow's own attempts would take four minutes.
-QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# The relay tries again, by its own measure; MLflow's own attempts would take four minutes. Nor is there a
+# person to print addresses to.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 class Store:
@@ -35,7 +40,7 @@ class Store:
     """
 
     def __init__(self, uri: str | None) -> None:
-        for name, value in QUICK.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._mlflow: Any = import_module("mlflow")
         # The client keeps no active run, of which there is one in a process, whoever trains in it.

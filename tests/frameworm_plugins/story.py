@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from bus import Event
 from frameworm.events import (
@@ -98,3 +100,18 @@ class Story:
             time=START + timedelta(seconds=self.seq),
             seq=self.seq,
         )
+
+
+class Trainer(NamedTuple):
+    """A source as it is in step with training: it gives a view of itself."""
+
+    view: RunView
+
+    def detached(self, _event: Event) -> RunView:
+        """The facts as they are now."""
+        return self.view
+
+
+def live(event: Event) -> Event:
+    """Return the event as it is published."""
+    return msgspec.structs.replace(event, source=Trainer(event.source))

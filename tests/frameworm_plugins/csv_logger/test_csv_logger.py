@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bus import EventBus
 from frameworm.errors import UserError
 from frameworm_plugins.csv_logger import CSVLogger
 from frameworm_plugins.csv_logger.table import Table
-from tests.frameworm_plugins.story import Story
+from tests.frameworm_plugins.story import Story, live
 
 
 @pytest.fixture
@@ -142,6 +143,16 @@ def test_after_an_error_the_file_is_looked_at_again(
     monkeypatch.setattr(Table, "_lines", lines)
     logger.deliver([event])
     assert read(tmp_path / "metrics.csv", "epoch", "loss") == [("0", "1.0"), ("1", "2.0")]
+
+
+def test_served_beside_the_training(story: Story, tmp_path: Path) -> None:
+    """On a thread of its own."""
+    with EventBus() as bus:
+        CSVLogger().register(bus)
+        for event in (story.begin(), story.batch(1.0), story.epoch_end(loss=1.0)):
+            bus.publish(live(event))
+        assert bus.drain(10)
+    assert read(tmp_path / "metrics.csv", "epoch", "loss") == [("0", "1.0")]
 
 
 @settings(deadline=None)

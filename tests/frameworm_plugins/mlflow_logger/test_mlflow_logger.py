@@ -9,19 +9,17 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import pytest
 
 from bus import Event, EventBus
 from frameworm.delivery.retry import Blame, blame_of
 from frameworm.errors import UserError
-from frameworm.facts import RunView
 from frameworm_plugins import mlflow_logger
 from frameworm_plugins.mlflow_logger import MLflowLogger
-from frameworm_plugins.mlflow_logger.store import Store, key_of
-from tests.frameworm_plugins.story import START, Story
+from frameworm_plugins.mlflow_logger.store import ENVIRONMENT, Store, key_of
+from tests.frameworm_plugins.story import START, Story, live
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # of MLflow's own mappers
@@ -44,8 +42,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uri(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where this test's store is; what the logger asks of the environment is forgotten after the test."""
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, "0")
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, ENVIRONMENT[name])
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     shutil.copy(prepared, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -79,21 +77,6 @@ def restarted(logger: MLflowLogger, uri: str) -> MLflowLogger:
     other = MLflowLogger(tracking_uri=uri)
     other.load_state_dict(logger.state_dict())
     return other
-
-
-class Trainer(NamedTuple):
-    """A source as it is in step with training: it gives a view of itself."""
-
-    view: RunView
-
-    def detached(self, _event: Event) -> RunView:
-        """The facts as they are now."""
-        return self.view
-
-
-def live(event: Event) -> Event:
-    """Return the event as it is published."""
-    return msgspec.structs.replace(event, source=Trainer(event.source))
 
 
 def test_a_run_is_kept_as_it_was(uri: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import pytest
 
+from bus import EventBus
 from frameworm.core import create
 from frameworm.delivery.retry import Blame, blame_of
 from frameworm.errors import UnknownNameError, UserError
@@ -31,7 +32,7 @@ from frameworm.events import TrainBegin
 from frameworm_plugins import webhook
 from frameworm_plugins.webhook import Webhook, WebhookError, WebhookRefusedError
 from frameworm_plugins.webhook.message import signature
-from tests.frameworm_plugins.story import Story
+from tests.frameworm_plugins.story import Story, live
 
 
 class Request(NamedTuple):
@@ -235,6 +236,17 @@ async def test_a_service_that_is_not_there_or_does_not_answer(service: Service) 
         assert blame_of(caught.value) is Blame.CIRCUMSTANCES
         told = "".join(traceback.format_exception(caught.value))
         assert not [word for word in ("pa55word", "t0ken", "s1gned") if word in told]
+
+
+def test_served_beside_the_training(service: Service) -> None:
+    """On an event loop of the bus's; only the events that were asked for are sent."""
+    story = Story()
+    with EventBus() as bus:
+        hook(service, events=("train_end", "train_begin")).register(bus)
+        for event in (story.begin(), story.epoch_end(loss=1.0), story.end()):
+            bus.publish(live(event))
+        assert bus.drain(10)
+    assert [request.json["event"] for request in service.requests] == ["train_begin", "train_end"]
 
 
 def test_nothing_shows_the_secrets() -> None:
