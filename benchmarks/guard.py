@@ -20,7 +20,7 @@ from itertools import chain
 
 import msgspec
 
-from benchmarks import emit, plugins, startup, step
+from benchmarks import emit, plugins, relay, startup, step
 from benchmarks.paired import Ratio
 
 TRIES = 3
@@ -88,6 +88,8 @@ def rows() -> Iterator[Row]:
     yield Row("frameworm plugins list, 200 of them", "the same with none", 2.0, plugins.list_against_none, none)
     by_hand = cache(plugins.import_against_itself)
     yield Row("load 100 small plugins", "import them by hand", 3.0, plugins.load_against_import, by_hand)
+    reading = cache(relay.reading_against_itself)
+    yield Row("relay, 100 000 records behind", "read and decode them", 5.0, relay.catching_up_against_reading, reading)
 
 
 def orientation() -> Iterator[Row]:

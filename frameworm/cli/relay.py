@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import chdir, nullcontext
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -36,11 +37,8 @@ def relay(ctx: click.Context, run: str, root: Path, *, wait: bool, spare: bool) 
         if not made.plan.listeners:
             write_line("the run has no listeners in the process lane: there is nothing to deliver")
             return
-        before = signal.signal(signal.SIGTERM, lambda _number, _frame: made.stop())
-        try:
+        with _stopped_by_signals(made):
             outcome = _run(made)
-        finally:
-            signal.signal(signal.SIGTERM, before)
         print_reports(status(path))
         if made.hanging:
             _leave_behind(outcome)  # the interpreter might wait for a thread that hangs
@@ -65,6 +63,24 @@ def _run(made: Relay) -> Outcome:
         if here not in sys.path:
             sys.path.append(here)
         return made.run()
+
+
+@contextmanager
+def _stopped_by_signals(made: Relay) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM wait for the calls that are under way; the second one does not wait."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: object) -> None:
+        made.stop(Outcome(128 + number))
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_behind(outcome: Outcome) -> None:

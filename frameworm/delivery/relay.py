@@ -49,7 +49,8 @@ class Outcome(enum.IntEnum):
     UNDELIVERED = 4  # a listener hangs or could not be made, the others have got all
     REPLACED = 5  # the run has other listeners now, and another relay
     CROWDED = 75  # it used too much memory: another one is to go on
-    STOPPED = 143  # somebody asked
+    INTERRUPTED = 130  # somebody asked, with Ctrl-C
+    STOPPED = 143  # ... or with SIGTERM
 
 
 class Relay:

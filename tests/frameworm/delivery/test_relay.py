@@ -196,19 +196,24 @@ def test_a_killed_relay_repeats_little_and_loses_nothing(tmp_path: Path) -> None
     assert len(seqs) - len(set(seqs)) <= 4 * 100
 
 
-def test_a_relay_that_is_asked_to_stop_repeats_nothing(tmp_path: Path) -> None:
-    """SIGTERM waits for the call that is under way, and notes it."""
+@pytest.mark.parametrize(
+    ("number", "outcome"), [(signal.SIGTERM, Outcome.STOPPED), (signal.SIGINT, Outcome.INTERRUPTED)]
+)
+def test_a_relay_that_is_asked_to_stop_repeats_nothing(
+    tmp_path: Path, number: signal.Signals, outcome: Outcome
+) -> None:
+    """It waits for the call that is under way, and notes it."""
     run = new_run(tmp_path)
-    record(run, 200)
+    record(run, 80)
     plan(run, listener("a", "ToFile", path=tmp_path / "a", seconds=0.01))
     with relay(run) as process:
         until(lambda: len(lines(tmp_path / "a")) > 3)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         process.communicate(timeout=20)
-    assert process.returncode == Outcome.STOPPED
+    assert process.returncode == outcome
     with relay(run) as process:
         process.communicate(timeout=20)
-    assert [line["seq"] for line in lines(tmp_path / "a")] == list(range(2, 203))
+    assert [line["seq"] for line in lines(tmp_path / "a")] == list(range(2, 83))
 
 
 def test_a_record_that_kills_the_relay_is_buried_after_two(run: Path, tmp_path: Path) -> None:
