@@ -12,7 +12,7 @@ from frameworm.config import Config, Named, conceal
 from frameworm.core import create, get_callback, options_of
 from frameworm.delivery.listener import ProcessListener, RelayPlan
 from frameworm.delivery.receiver import receiver_for
-from frameworm.errors import UserError
+from frameworm.errors import FramewormError, UserError
 from frameworm.plugins.hooks import CallbackHook
 from frameworm.plugins.lanes import process_hooks, split
 from frameworm.plugins.selection import Selection
@@ -62,8 +62,11 @@ def _register(callback: Named, written: Mapping[str, Any], bus: EventBus, where:
                 return _described(callback.name, made, split(written, taken)[0], said)
             made.register(bus, **said)
             return None
-    except (UserError, ValueError) as error:
-        raise _refused(callback.name, error, where) from error
+    except FramewormError as error:
+        error.where = error.where or where
+        raise
+    except ValueError as error:  # the bus knows no places in configs
+        raise UserError(f"callback {callback.name!r} cannot listen: {error}", where=where) from error
     if not callable(getattr(made, "register", None)):
         raise UserError(
             f"callback {callback.name!r} cannot listen",
@@ -91,11 +94,18 @@ def _described(name: str, made: CallbackHook, options: dict[str, Any], said: Map
             expected="of options for all callbacks only dispatch and timeout",
             got=refused[0],
         )
-    listener = ProcessListener(name, name, options, **({"timeout": said["timeout"]} if "timeout" in said else {}))
+    listener = ProcessListener(name, name, options)
+    timeout = said.get("timeout", listener.timeout)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UserError(
+            f"wrong value for the timeout of callback {name!r}",
+            expected="a number of seconds, above 0",
+            got=repr(timeout),
+        )
     types = event_types()
     wanted = receiver_for(made, listener).names
     every = {event: 1 for event in sorted(wanted) if types[event].recorded is Recorded.ON_DEMAND}
-    return msgspec.structs.replace(listener, every=every)
+    return msgspec.structs.replace(listener, every=every, timeout=float(timeout))
 
 
 def _apart(listeners: Iterable[ProcessListener]) -> tuple[ProcessListener, ...]:
@@ -108,11 +118,3 @@ def _apart(listeners: Iterable[ProcessListener]) -> tuple[ProcessListener, ...]:
             name = f"{listener.name}#{number}"
         found[name] = msgspec.structs.replace(listener, name=name)
     return tuple(found.values())
-
-
-def _refused(name: str, error: Exception, where: str) -> UserError:
-    """Return the error about a callback that cannot be registered as the config says."""
-    if isinstance(error, UserError):
-        error.where = error.where or where
-        return error
-    return UserError(f"callback {name!r} cannot listen: {error}", where=where)
