@@ -40,8 +40,6 @@ from frameworm.training.trainer import Trainer
 
 log = logging.getLogger("frameworm")
 
-_SLICE = 0.2  # seconds of waiting after which it is looked whether there is less time by now
-
 
 class DryRun(msgspec.Struct, frozen=True):
     """What a config would train: `parameters` are those that are trained, `loss` is that of the first batch."""
@@ -257,14 +255,10 @@ def _relayed(
     relay = RelayProcess(run.path, hidden.listeners, plugins=hidden.plugins, secrets=secrets)
 
     def delivered(left: Callable[[], float]) -> bool:
-        while (seconds := left()) > 0:
-            if relay.drain(min(_SLICE, seconds)):
-                return True
-        log.warning(
-            "%d records are not delivered yet; the relay goes on with them: frameworm runs show %s",
-            relay.lag(),
-            run.path,
-        )
+        if relay.drain(left):
+            return True
+        goes_on = "are not delivered yet, the relay goes on with them" if relay.pid else "were not delivered"
+        log.warning("%d records %s: frameworm runs show %s", relay.lag(), goes_on, run.path)
         return False
 
     trainer.drains.append(delivered)
