@@ -140,7 +140,7 @@ class Handover:
                 return
             self._account.retried += 1
         self._account.delivered += len(items)
-        if patience is not None:
+        if self._account.state == "retrying":
             self._account.state = "ok"
             log.info("%s goes on", self._listener.name)
 

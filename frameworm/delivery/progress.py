@@ -48,6 +48,11 @@ class Progress:
         for name in _COUNTS:
             setattr(account, name, position.state.get(name, 0))
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether there are any records of which the next two may be true."""
+        return self._suspect is not None
+
     def is_suspect(self, seq: int) -> bool:
         """Whether a relay died while this record, among others maybe, was being delivered: then it goes alone."""
         return self._suspect is not None and self._suspect.first <= seq <= self._suspect.last

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bus.cursor import Cursor
-from bus.log import LogReader, Record, writer_of
-from frameworm.delivery.decoding import Makers
-from frameworm.delivery.handover import Clock, Handover, Item, Patience, Stopped, log
+from bus.log import LogReader, writer_of
+from frameworm.delivery.gathering import Gathering
+from frameworm.delivery.handover import Clock, Handover, Patience, Stopped, log
 from frameworm.delivery.journal import journal_path
 from frameworm.delivery.listener import ProcessListener, RelayOptions
 from frameworm.delivery.progress import Account, Progress
 from frameworm.delivery.receiver import Receiver, make_receiver
-from frameworm.delivery.replay import RunFold, readable
+from frameworm.delivery.replay import readable
 from frameworm.delivery.retry import Blame, blame_of
 from frameworm.delivery.status import ListenerReport, cursor_file, error_text
 
@@ -53,11 +53,7 @@ class Worker:
         self._stop = threading.Event()
         self._account = Account()
         self._reader = LogReader(self._journal)
-        self._makers = Makers(())  # of the events that are wanted
         self._progress: Progress | None = None
-        self._seen = 0  # the number of the record that was read last
-        self._gathered: list[Item] = []
-        self._since = 0.0  # when the first of these was gathered
         self._thread = threading.Thread(target=self.run, name=f"relay {listener.name}", daemon=True)
 
     def start(self) -> None:
@@ -94,7 +90,7 @@ class Worker:
             account.failed,
             account.retried,
             account.dead,
-            max(0, self._seen - seq),
+            max(0, self._reader.after - seq),
             seq,
             self._reader.corrupt,
             f"no answer for {self.listener.timeout:g} s" if self.hung else account.last_error,
@@ -133,19 +129,21 @@ class Worker:
             stop=self._stop,
             clock=self._clock,
         )
-        fold = RunFold(self._run_dir)
-        self._makers = Makers(receiver.names)
-        self._seen = after = progress.seq
+        gathering = Gathering(
+            self._run_dir,
+            receiver=receiver,
+            handover=handover,
+            progress=progress,
+            options=self._options,
+            clock=self._clock,
+        )
         while not self._stop.is_set():
             alive = writer_of(self._journal) is not None  # asked before reading: all that it wrote is read then
             for record in readable(self._reader, self._journal):
-                fold.add(record)
-                if record["seq"] > after:
-                    self._take(record, fold, receiver, handover)
-            if self._over(fold, alive=alive, receiver=receiver, handover=handover):
+                gathering.take(record)
+            if gathering.is_over(alive=alive, follow=self._follow):
                 return
-            if not receiver.batched or self._clock() - self._since >= self._options.gather:
-                self._flush(handover)
+            gathering.flush_if_due()
             self._stop.wait(self._options.poll)
 
     def _made(self, progress: Progress) -> Receiver | None:
@@ -170,59 +168,6 @@ class Worker:
                 self._account.called = None
             self._account.state = "ok"
             return receiver
-
-    def _take(self, record: Record, fold: RunFold, receiver: Receiver, handover: Handover) -> None:
-        """Gather an event that is wanted; deliver the gathered when they are enough."""
-        seq = record["seq"]
-        make = self._makers[record["event"]]
-        if make is not None:
-            self._gather(Item(seq, record, make(fold.view(), record)), receiver, handover)
-        self._seen = seq
-
-    def _gather(self, item: Item, receiver: Receiver, handover: Handover) -> None:
-        progress = self._progress
-        assert progress is not None
-        if progress.is_fatal(item.seq):
-            handover.bury([item], "the relay died of it twice", None)
-            handover.note(item.seq)
-            return
-        if not self._gathered:
-            self._since = self._clock()
-        self._gathered.append(item)
-        enough = self._options.batch if receiver.batched else self._options.noted
-        if len(self._gathered) >= enough or progress.is_suspect(item.seq):
-            self._seen = item.seq
-            self._flush(handover)
-
-    def _flush(self, handover: Handover) -> None:
-        """Deliver what is gathered, and note that what was read is done with."""
-        gathered, self._gathered = self._gathered, []
-        if gathered:
-            handover.deliver(gathered)
-        if self._progress is not None and self._progress.seq != self._seen:
-            handover.note(self._seen)
-
-    def _over(self, fold: RunFold, *, alive: bool, receiver: Receiver, handover: Handover) -> bool:
-        """Whether the run has ended, and all of it is delivered; one that has crashed is closed first."""
-        if not (fold.phase == "ended" or not alive or not self._follow):
-            return False
-        self._flush(handover)
-        if fold.phase == "training" and not alive:
-            self._close(fold, receiver, handover)
-            return not self._follow  # else look again: it may have been resumed meanwhile
-        return True
-
-    def _close(self, fold: RunFold, receiver: Receiver, handover: Handover) -> None:
-        """Deliver the `train_end` that the run's process did not live to record, once."""
-        record = fold.crash()
-        fold.add(record)
-        progress = self._progress
-        assert progress is not None
-        if progress.closed < record["attempt"]:
-            self._take(record, fold, receiver, handover)
-            self._flush(handover)
-            progress.closed = record["attempt"]
-            handover.note(self._seen)
 
     def _patience(self) -> Patience:
         return Patience(self._options.retry, self._stop, self._clock)

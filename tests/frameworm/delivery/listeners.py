@@ -125,6 +125,19 @@ class Batches:
         self.highest = state["highest"]
 
 
+class Shy(Batches):
+    """Does not take the first batch, and then all of it."""
+
+    asked = False
+
+    def deliver(self, events: list[Any]) -> None:
+        """Refuse once."""
+        if not self.asked:
+            self.asked = True
+            raise ValueError("not yet")
+        super().deliver(events)
+
+
 class ToServer:
     """Posts every event to a URL."""
 

@@ -287,6 +287,14 @@ def test_bad_records_in_a_batch_are_isolated(run: Path, tmp_path: Path) -> None:
     assert [letter["record"]["batch_idx"] for letter in dead_letters(run, "a")] == [2, 7]
 
 
+def test_a_listener_that_has_recovered_is_well(run: Path, tmp_path: Path) -> None:
+    """A batch that failed and went singly leaves no trouble behind, but in the account."""
+    plan(run, listener("a", "Shy", path=tmp_path / "a"))
+    assert serve(run) is Outcome.DELIVERED
+    [report] = status(run)
+    assert (report.state, report.delivered, report.failed, report.dead) == ("ok", 11, 1, 0)
+
+
 def test_a_hung_listener_holds_up_only_itself(run: Path, tmp_path: Path) -> None:
     """The other one gets everything, the relay ends, and says which one hangs."""
     hanging = replace(listener("bad", "Troubled", path=tmp_path / "bad", at=3, how="hang"), timeout=0.3)
