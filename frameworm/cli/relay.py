@@ -40,6 +40,8 @@ def relay(ctx: click.Context, run: str, root: Path, *, wait: bool, spare: bool) 
         with _stopped_by_signals(made):
             outcome = _run(made)
         print_reports(status(path))
+        if outcome is Outcome.CROWDED and made.advanced:
+            _begin_anew(made, path)
         if made.hanging:
             _leave_behind(outcome)  # the interpreter might wait for a thread that hangs
     ctx.exit(outcome)
@@ -81,6 +83,14 @@ def _stopped_by_signals(made: Relay) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _begin_anew(made: Relay, path: Path) -> None:
+    """Become a new relay in this process's place: its memory is free, and whoever waits for it need not know."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    made.close()
+    os.execv(sys.executable, [sys.executable, "-m", "frameworm", "relay", str(path), "--wait"])  # noqa: S606  ourselves
 
 
 def _leave_behind(outcome: Outcome) -> None:

@@ -120,7 +120,9 @@ class Handover:
             bury(self._folder, self._listener, item.record, reason, error)
         self._account.dead += len(items)
         numbers = f"{items[0].seq}" if len(items) == 1 else f"{items[0].seq}-{items[-1].seq}"
-        log.error("%s did not take record %s (%s): %s", self._listener.name, numbers, reason, error)
+        self._account.last_error = error or reason
+        why = f"{reason}: {error}" if error else reason
+        log.error("%s did not take record %s: %s", self._listener.name, numbers, why)
 
     def _until_settled(self, items: Sequence[Item], last: int) -> None:
         """Try until the items, which go on to number `last`, are taken or buried; those that fail together go alone."""

@@ -48,7 +48,7 @@ class Outcome(enum.IntEnum):
     DELIVERED = 0  # all that there was
     UNDELIVERED = 4  # a listener hangs or could not be made, the others have got all
     REPLACED = 5  # the run has other listeners now, and another relay
-    CROWDED = 75  # it used too much memory: another one is to go on
+    CROWDED = 75  # it used too much memory: another one is to go on, in the same process if this one got anywhere
     INTERRUPTED = 130  # somebody asked, with Ctrl-C
     STOPPED = 143  # ... or with SIGTERM
 
@@ -67,6 +67,8 @@ class Relay:
         self._spare = spare
         self.hanging: tuple[str, ...] = ()
         """The listeners whose calls had not come back when `run` returned; their threads are still there."""
+        self.advanced = False
+        """Whether `run` has got anywhere: another relay would not begin where this one did."""
         self._wake = threading.Event()
         self._asked: Outcome | None = None
         limit = _memory_limit()
@@ -98,6 +100,7 @@ class Relay:
             )
             for listener in self.plan.listeners
         ]
+        before = _reached(self._run_dir)
         for worker in workers:
             worker.start()
         self._watch(workers)
@@ -108,6 +111,7 @@ class Relay:
             worker.join(0 if worker.hung else max(0, deadline - time.monotonic()))
         self._tell(workers)
         _bound_log(self._run_dir)
+        self.advanced = _reached(self._run_dir) != before
         self.hanging = tuple(worker.listener.name for worker in workers if worker.alive)
         broken = any(worker.report().state in ("failed to start", "failed") for worker in workers)
         return self._asked or (Outcome.UNDELIVERED if self.hanging or broken else Outcome.DELIVERED)
@@ -162,6 +166,11 @@ class Relay:
         except OSError:
             return 0, 0
         return stat.st_ino, stat.st_mtime_ns
+
+
+def _reached(run_dir: Path) -> list[int]:
+    """Return how far each listener is, by its cursor."""
+    return [report.seq for report in status(run_dir)]
 
 
 def memory_in_use() -> int:

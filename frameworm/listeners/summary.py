@@ -18,6 +18,7 @@ from frameworm.training.checkpoint import direction
 
 NOTICEABLE = 0.01  # the share of the time from which on a listener's cost is worth a word ...
 WORTHWHILE = 0.05  # ... if it is so many seconds at least
+ENDED = frozenset({"hung", "failed to start", "failed"})  # states in which the relay leaves a listener at the end
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -86,18 +87,25 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         errors += [(x.name, x.failed, x.last_error) for x in self.relayed]
         lines += [
             f"{name} failed {counted(failed, 'time')}, last with {error.splitlines()[0]}"
+            if failed
+            else f"{name}: {error.splitlines()[0]}"
             for name, failed, error in errors
             if error
         ]
         lines += [f"{x.name} missed {_missed(x)}" for x in self.listeners if _missed(x)]
         lines += [f"{x.name} did not take {counted(x.dead, 'event')}: its dead letters" for x in self.relayed if x.dead]
         lines += [
-            f"{x.name} has {counted(x.pending, 'record')} before it ({x.state}), which the relay goes on with: "
-            f"frameworm runs show {self.run_dir}"
+            f"{x.name} has {counted(x.pending, 'record')} before it ({x.state}), {self._rest(x)}"
             for x in self.relayed
             if x.pending
         ]
         return [*lines, *self.advice()]
+
+    def _rest(self, listener: ListenerReport) -> str:
+        """Say what becomes of the records that a listener has before it."""
+        if listener.state in ENDED:
+            return f"which the relay has given up: frameworm relay {self.run_dir} tries again"
+        return f"which the relay goes on with: frameworm runs show {self.run_dir}"
 
     def advice(self) -> Iterable[str]:
         """A line for each listener whose cost is noticeable."""

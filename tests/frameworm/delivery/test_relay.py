@@ -228,6 +228,7 @@ def test_a_record_that_kills_the_relay_is_buried_after_two(run: Path, tmp_path: 
     assert {line["seq"] for line in lines(tmp_path / "a")} == {*range(2, 13)} - {7}
     [letter] = dead_letters(run, "a")
     assert (letter["record"]["seq"], letter["reason"]) == (7, "the relay died of it twice")
+    assert status(run)[0].last_error == "the relay died of it twice"
 
 
 def test_two_relays(run: Path, tmp_path: Path) -> None:
@@ -341,16 +342,31 @@ def test_a_listener_that_cannot_be_made_is_reported(run: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell how much memory is in use")
 def test_a_leaking_listener_gets_a_new_relay(run: Path, tmp_path: Path) -> None:
-    """The old one notes what is delivered, says whom it served, and asks for a successor."""
+    """The old one notes what is delivered, says whom it served, and becomes its own successor, whoever is there."""
     options = RelayOptions(poll=0.02, memory=200 * 1024 * 1024)
     with writing(run, 2) as write:
         write("train_begin", epochs=1)
         plan(run, listener("leaky", "Troubled", path=tmp_path / "a", at=5, how="leak"), options=options)
         with relay(run) as process:
+            until(lambda: status(run)[0].pending == 0)
+            write("batch_end", batch_idx=0, loss=0.5)
+            write("train_end", status="finished", reason=None, error=None)
             _, errors = process.communicate(timeout=20)
-    assert process.returncode == Outcome.CROWDED
+    assert process.returncode == Outcome.DELIVERED
     assert b"leaky" in errors
-    assert [line["seq"] for line in lines(tmp_path / "a")] == list(range(2, min(12, status(run)[0].seq) + 1))
+    assert [line["seq"] for line in lines(tmp_path / "a")] == [*range(2, 13), 14, 15]
+    assert {line["pid"] for line in lines(tmp_path / "a")} == {process.pid}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell how much memory is in use")
+def test_too_little_memory_to_get_anywhere(run: Path, tmp_path: Path) -> None:
+    """A relay that would only be crowded again ends, and its exit code says why."""
+    with writing(run, 2) as write:
+        write("train_begin", epochs=1)
+        plan(run, listener("a", "ToFile", path=tmp_path / "a"), options=RelayOptions(poll=0.02, memory=1))
+        with relay(run) as process:
+            process.communicate(timeout=30)
+    assert process.returncode == Outcome.CROWDED
 
 
 def test_a_wrong_size_of_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

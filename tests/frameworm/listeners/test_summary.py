@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from time import sleep
 
+import msgspec
 import pytest
 
 from bus.log import LogWriter
@@ -167,4 +168,14 @@ def test_listeners_in_a_process_of_their_own_are_told_of(tmp_path: Path) -> None
     assert any(line.split() == ["mlflow", "process", "7", "events", "2", "failed"] for line in lines)
     assert "mlflow failed 3 times, last with OSError: no route" in lines
     assert "mlflow did not take 2 events: its dead letters" in lines
-    assert any(line.startswith("mlflow has 1 record before it (retrying)") for line in lines)
+    assert any(
+        line.startswith("mlflow has 1 record before it (retrying), which the relay goes on with") for line in lines
+    )
+    hung = msgspec.structs.replace(told, state="hung", failed=0, last_error="no answer for 30 s")
+    write_report(relay_folder(tmp_path), listener, hung)
+    lines = report_of(trainer, {}).lines()
+    assert "mlflow: no answer for 30 s" in lines
+    assert (
+        f"mlflow has 1 record before it (hung), which the relay has given up: frameworm relay {tmp_path} tries again"
+        in lines
+    )
