@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeVar
 
 from .errors import SubscriptionError, UnknownEventError
@@ -13,13 +14,14 @@ E = TypeVar("E", bound=Event)
 def event_types() -> dict[str, type[Event]]:
     """Return every event type that exists, by name; of two with one name, the one defined later.
 
-    A base class that is no event type itself says so by an empty `name`.
+    A base class that is no event type itself says so by an empty `name`. A type whose module was taken out of
+    `sys.modules`, as that of an unloaded plugin is, does not exist any more, though it may live on for a while.
     """
     types: dict[str, type[Event]] = {}
     waiting = [Event]
     while waiting:
         for subclass in waiting.pop().__subclasses__():
-            if subclass.name:
+            if subclass.name and subclass.__module__ in sys.modules:
                 types[subclass.name] = subclass
             waiting.append(subclass)
     return types

@@ -25,7 +25,7 @@ from frameworm.delivery.replay import events as recorded_events
 from frameworm.delivery.supervisor import RelayProcess
 from frameworm.environment import environment
 from frameworm.errors import ModelContractError, UserError
-from frameworm.events import HooksSwitched, TrainBegin
+from frameworm.events import HooksSwitched
 from frameworm.listeners.checkpointing import Checkpointing
 from frameworm.listening import conceal_options, register_callbacks
 from frameworm.plugins.hooks import HookRegistry
@@ -272,18 +272,13 @@ def _relayed(
 def _noting_switched_hooks(trainer: Trainer) -> Iterator[None]:
     """Publish on the trainer's bus, where it is recorded, that hooks were switched, also if it was before the run."""
 
-    def begin(_event: TrainBegin) -> None:
-        if not HookRegistry.is_enabled():
-            trainer.bus.publish(HooksSwitched(trainer, enabled=False))
-
     def switched(event: HooksSwitched) -> None:
         if event.source is None:  # of all trainers; not the one that is published here
             trainer.bus.publish(HooksSwitched(trainer, event.enabled))
 
-    with (
-        trainer.bus.subscribe(TrainBegin, begin, name="journal"),
-        default_bus.subscribe(HooksSwitched, switched, name="journal"),
-    ):
+    if not HookRegistry.is_enabled():
+        trainer.bus.publish(HooksSwitched(trainer, enabled=False))
+    with default_bus.subscribe(HooksSwitched, switched, name="journal"):
         yield
 
 

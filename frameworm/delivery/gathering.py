@@ -41,6 +41,7 @@ class Gathering:
         self._after = self._seen = progress.seq
         self._gathered: list[Item] = []
         self._since = clock()  # when the first of these was gathered
+        self._served = 0  # the attempt of the last event that was for the listener
 
     def take(self, record: Record) -> None:
         """Take the next record."""
@@ -89,10 +90,10 @@ class Gathering:
         """Gather the record's event if it is wanted; deliver the gathered when they are enough."""
         seq = record["seq"]
         make = self._makers[record["event"]]
-        if make is None:
-            self._seen = seq
-            return
         self._seen = seq
+        if make is None or self._is_kept_back(record):
+            return
+        self._served = record["attempt"]
         if not self._gathered:
             self._since = self._clock()
         self._gathered.append(Item(seq, record, make(self._fold.view(), record)))
@@ -101,3 +102,8 @@ class Gathering:
             self._handover.note(seq)
         elif len(self._gathered) >= self._enough or (self._careful and self._progress.is_suspect(seq)):
             self.flush()
+
+    def _is_kept_back(self, record: Record) -> bool:
+        """Whether hooks are switched off; whoever has heard of an attempt hears of its end all the same."""
+        ends = record["event"] == "train_end" and self._served == record["attempt"]
+        return self._fold.silenced and not ends

@@ -76,7 +76,9 @@ class RunFold:
             "metrics_logged": self._more_metrics,
             "train_failed": self._train_failed,
             "train_end": self._train_end,
+            "hooks_switched": self._hooks_switched,
         }
+        self._silenced = 0  # the attempt in which hooks were switched off
 
     def add(self, record: Record) -> None:
         """Take the next record."""
@@ -84,6 +86,11 @@ class RunFold:
         take = self._takers.get(record["event"])
         if take is not None:
             take(record)
+
+    @property
+    def silenced(self) -> bool:
+        """Whether hooks and callbacks are switched off, as `HookRegistry.disable` does for an attempt at most."""
+        return self.last is not None and self._silenced == self.last["attempt"]
 
     def view(self) -> RunView:
         """Return the facts as they were when the record that was taken last was written."""
@@ -129,6 +136,9 @@ class RunFold:
 
     def _train_failed(self, record: Record) -> None:
         self._status, self._error = "failed", record.get("message")
+
+    def _hooks_switched(self, record: Record) -> None:
+        self._silenced = 0 if record.get("enabled", True) else record["attempt"]
 
     def _train_end(self, record: Record) -> None:
         self.phase = "ended"

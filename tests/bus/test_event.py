@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -76,6 +78,16 @@ def test_of_two_types_with_one_name_the_later_counts() -> None:
     first, second = define(), define()
     assert first is not second
     assert event_types()["again"] is second
+
+
+def test_a_type_whose_module_is_gone_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a plugin is unloaded: whatever still holds the class, its annotations mean nothing any more."""
+    module = ModuleType("unloaded")
+    monkeypatch.setitem(sys.modules, "unloaded", module)
+    exec("from bus import Event\nclass Unloaded(Event, frozen=True):\n    number: int", module.__dict__)
+    assert event_types()["unloaded"] is module.Unloaded
+    monkeypatch.delitem(sys.modules, "unloaded")
+    assert "unloaded" not in event_types()
 
 
 def test_event_is_a_frozen_value_with_an_identity() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,13 +29,6 @@ def run(project: Path) -> Path:
     path = new_run(project)
     record(path, 3)
     return path
-
-
-@pytest.fixture(autouse=True)
-def forgotten_plugins_are_gone() -> Iterator[None]:
-    """Collect the event types of plugins that were unloaded: they count as long as they exist."""
-    yield
-    gc.collect()
 
 
 # relay
