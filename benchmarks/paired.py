@@ -12,7 +12,7 @@ import gc
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import NamedTuple
@@ -32,12 +32,17 @@ class Pair(NamedTuple):
     b: float
 
 
-class Ratio(msgspec.Struct, frozen=True):
-    """The time of A over the time of B: the median over all pairs, and its 95 % confidence interval."""
+class Estimate(msgspec.Struct, frozen=True):
+    """A measured quantity: the median over all that was measured, and its 95 % confidence interval."""
 
     median: float
     low: float
     high: float
+
+
+class Ratio(Estimate, frozen=True):
+    """The time of A over the time of B, over all pairs."""
+
     seconds_a: float
     """Median duration of a block of A, in seconds."""
     seconds_b: float
@@ -81,6 +86,12 @@ def summarize(pairs: Sequence[Pair]) -> Ratio:
         statistics.median(pair.a for pair in pairs),
         statistics.median(pair.b for pair in pairs),
     )
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Return what repeated measurements of a quantity agree on."""
+    ordered = sorted(values)
+    return Estimate(statistics.median(ordered), *_median_interval(ordered))
 
 
 def _time(block: Block) -> float:

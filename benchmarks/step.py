@@ -83,14 +83,16 @@ def fit_trainer(
     fused: bool = False,
     hooks: bool = False,
     record_every: int | None = None,
+    journal: Journal | None = None,
     parent: EventBus | None = None,
+    width: int = 64,
 ) -> None:
     """Train with the trainer: with hooks on five events, with a journal that records every so many-th batch.
 
-    Whoever listens to `parent` hears the trainer, too.
+    `journal` is one that is there already, and stays open. Whoever listens to `parent` hears the trainer, too.
     """
     bus = EventBus(parent)
-    model = Classifier()
+    model = Classifier(width)
     options = TrainerConfig(epochs=1, device="cpu")
     trainer = Trainer(model, batches, optimizer=adamw(model, fused=fused), bus=bus, options=options)
     with ExitStack() as stack:
@@ -98,13 +100,19 @@ def fit_trainer(
             stack.callback(FiveHooks().register(bus).unregister)
         if record_every is not None:
             folder = Path(stack.enter_context(TemporaryDirectory()))
-            journal = Journal(folder, run="benchmark", position=trainer.position, log_every=record_every)
-            stack.enter_context(journal).attach(bus)
+            journal = stack.enter_context(Journal(folder, run="benchmark", log_every=record_every))
+        if journal is not None:
+            journal.position = trainer.position
+            journal.attach(bus)
         trainer.fit()
 
 
 def versus(
-    a: Callable[[Iterator[Batch]], object], b: Callable[[Iterator[Batch]], object], *, pairs: int = PAIRS
+    a: Callable[[Iterator[Batch]], object],
+    b: Callable[[Iterator[Batch]], object],
+    *,
+    pairs: int = PAIRS,
+    lives: int = LIVES,
 ) -> Ratio:
     """Measure one loop against another, block by block.
 
@@ -113,13 +121,13 @@ def versus(
     """
     measured: list[Pair] = []
     with one_core():
-        for life in range(LIVES):
+        for life in range(lives):
             first, second = Stepping(a), Stepping(b)
             with ExitStack() as running:
                 for loop in (first, second) if life % 2 else (second, first):
                     running.enter_context(loop)
                     loop()
-                measured += measure(first, second, pairs=pairs // LIVES, seed=life)
+                measured += measure(first, second, pairs=pairs // lives, seed=life)
     return summarize(measured)
 
 

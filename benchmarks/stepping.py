@@ -25,11 +25,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(nn.Module):
-    """The 64-64-10 perceptron that every loop trains."""
+    """The 64-64-10 perceptron that every loop trains; a wider one where the step should take longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        self.layers = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, 10) of inputs (n, 64)."""
@@ -107,11 +107,11 @@ class Stepping:
 def one_core() -> Iterator[None]:
     """Use one core and one torch thread: two loops that are compared must not sit on different, differently busy cores.
 
-    Threads started inside inherit it. Where the system cannot pin a thread, the loops share what there is.
+    What is started inside inherits it. Where the system cannot pin a thread, the loops share what there is.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    cores = _cores()
     if cores:
         os.sched_setaffinity(0, {max(cores)})
     try:
@@ -120,3 +120,13 @@ def one_core() -> Iterator[None]:
         if cores:
             os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
+
+
+def other_cores() -> set[int]:
+    """Return the cores that `one_core` leaves to others: all, where there is one only; none, where none can be told."""
+    cores = _cores()
+    return cores - {max(cores)} if len(cores) > 1 else cores
+
+
+def _cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.guard import MOST_NOISE, Row, judge, report, rows
-from benchmarks.paired import Ratio
+from benchmarks.guard import MOST_NOISE, Row, judge, possible, report, rows
+from benchmarks.paired import Estimate, Ratio
 
 
 def ratio(median: float, spread: float = 0.0) -> Ratio:
@@ -19,6 +19,11 @@ def row(*medians: float, bar: float = 1.0, noise: float = 0.0) -> Row:
     """Return a promise whose measurements come out like this, one after the other."""
     measured: Iterator[float] = iter(medians)
     return Row("this", "that", bar, lambda: ratio(next(measured)), lambda: ratio(1.0, noise))
+
+
+def quantity(value: float, needs: str | None = None) -> Row:
+    """Return a promise about seconds, say."""
+    return Row("this", "seconds", 2.0, lambda: Estimate(value, value, value), None, needs=needs)
 
 
 def test_what_keeps_its_bar_passes_at_once() -> None:
@@ -57,6 +62,19 @@ def test_the_table_says_what_was_measured(capsys: pytest.CaptureFixture[str]) ->
     assert lines[1].split() == ["this", "that", "0.500", "0.000", "1.00", "1.00", "0.0%", "50.0%", "1", "PASS"]
 
 
+def test_a_quantity_keeps_its_bar_as_it_is() -> None:
+    """What is no ratio has no baseline whose noise could be allowed for."""
+    assert judge(quantity(2.0)).passed
+    assert not judge(quantity(2.001)).passed
+
+
+def test_what_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The other rows are measured, and it is said which is not."""
+    rows = [quantity(1.0, needs="no_such_module"), quantity(1.5, needs="benchmarks")]
+    assert [row.needs for row in possible(rows)] == ["benchmarks"]
+    assert "left out: no_such_module is not installed" in capsys.readouterr().out
+
+
 def test_every_promise_is_guarded() -> None:
     """The rows are those that the project promises; a bar above its goal is what has been reached so far."""
     assert all(row.bar is not None and row.bar >= (row.goal or 0) for row in rows())
@@ -64,12 +82,19 @@ def test_every_promise_is_guarded() -> None:
         ("emit, no typed listeners", 0.15),
         ("emit, 1 typed listener", 0.20),
         ("emit, 10 typed listeners", 0.12),
+        ("emit, 1 asynchronous listener", 0.50),
+        ("1 000 000 events, queue full", 16.0),
         ("step, no listeners, journal off", 1.04),
         ("step, five document hooks", 1.07),
         ("step, five hooks of a plugin", 1.07),
         ("step, five hooks of a plugin", 1.03),
         ("step, journal, log_every=10", 1.03),
         ("step, journal, a record per step", 1.10),
+        ("step, MLflow, a record per step", 1.15),
+        ("step, MLflow, log_every=10", 1.04),
+        ("MLflow, a record per step", 2.0),
+        ("step, a relay that burns Python", 1.06),
+        ("5 ms step, async listener of 100 ms", 1.01),
         ("frameworm --help", 3.0),
         ("frameworm plugins list, 200 of them", 2.0),
         ("load 100 small plugins", 3.0),
