@@ -39,7 +39,7 @@ demo-mlflow: $(BIN)/.installed-mlflow ## the same, kept in MLflow (mlflow.db in 
 	@echo 'To look at it: $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db'
 
 test: $(BIN)/.installed-dev ## run the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(BIN)/.installed-dev ## check style and types
 	$(BIN)/ruff check

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from _thread import get_ident
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bus import Event, EventBus, ListenerFailure, Propagate, default_bus
+from bus import Event, EventBus, default_bus
 from bus.beside import beside
 from frameworm.config import Named, TrainerConfig
-from frameworm.errors import DataError, NonFiniteError, StopTraining, UserError
+from frameworm.errors import DataError, NonFiniteError, UserError
 from frameworm.events import (
     CheckpointLoad,
-    ListenerFailed,
-    ListenerRecovered,
     MetricsLogged,
     TrainBegin,
     TrainEnd,
@@ -37,6 +33,7 @@ from frameworm.training.device import resolve_device
 from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
+from frameworm.training.hearing import hearing_of_listeners
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
 from frameworm.training.means import means_on, number
@@ -95,7 +92,6 @@ class Trainer:
         self._progress = Progress()
         self._requests = Requests()
         self._signal: signal.Signals | None = None
-        self._thread = 0
         self.seq_of: Callable[[Event], int] = lambda _event: 0
         """Says the number of an event's record, while it is published; 0 where it has none."""
         self.drains: list[Drain] = [self.bus.drain]
@@ -312,8 +308,7 @@ class Trainer:
         if self.status == "running":
             raise RuntimeError("this trainer is running already")
         self.status, self.error, self._signal = "running", None, None
-        self._thread = get_ident()
-        with self._hearing_of_listeners(), interrupts(self._interrupt):
+        with hearing_of_listeners(self, self.bus, self._requests), interrupts(self._interrupt):
             try:
                 with deterministic(self.options.deterministic):
                     ended = self._run()
@@ -382,39 +377,3 @@ class Trainer:
             raise KeyboardInterrupt
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
-
-    @contextmanager
-    def _hearing_of_listeners(self) -> Iterator[None]:
-        """Have the bus tell of listeners that fail, or ask to stop; what is asked for too late is forgotten."""
-        bus = self.bus
-        before = bus.on_failure, bus.on_recovery, bus.on_propagate
-        bus.on_failure, bus.on_recovery, bus.on_propagate = self._tell_failure, self._tell_recovery, self._take_stop
-        try:
-            yield
-        finally:
-            bus.on_failure, bus.on_recovery, bus.on_propagate = before
-            self._requests.take()
-
-    def _tell_failure(self, failure: ListenerFailure) -> None:
-        """Publish a listener's 1st, 2nd, 4th, 8th ... failure; one that fails on being told of it is not told again."""
-        is_power_of_two = failure.count & (failure.count - 1) == 0
-        if is_power_of_two and failure.event != ListenerFailed.name:
-            error = f"{type(failure.error).__name__}: {failure.error} ({failure.where})"
-            self._tell(ListenerFailed(self, failure.listener, failure.event, error, failure.count))
-
-    def _tell_recovery(self, listener: str) -> None:
-        self._tell(ListenerRecovered(self, listener))
-
-    def _tell(self, event: TrainingEvent) -> None:
-        """Publish what happened to a listener: on the training thread, whichever the listener was served on."""
-        if get_ident() == self._thread:
-            self.bus.publish(event)
-        else:
-            self._requests.file("publish", event.name, event)
-
-    def _take_stop(self, raised: Propagate) -> bool:
-        """File a `StopTraining` as what it asks for, so that the run ends between two steps."""
-        if isinstance(raised, StopTraining):
-            self.stop(raised.reason)
-            return True
-        return False
