@@ -18,7 +18,7 @@ PLUGINS = ROOT / "docs" / "creating-plugins.md"  # has a test of its own, which 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").glob("*.md")) - {PLUGINS})]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
 def test_every_block_runs(documentation: Path, tmp_path: Path) -> None:
     """A reader who follows the page from top to bottom, in an empty folder, gets what it says."""
