@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -39,6 +40,8 @@ from frameworm.training.seeding import seed_everything
 from frameworm.training.trainer import Trainer
 
 log = logging.getLogger("frameworm")
+
+_TOLD_EVERY = 5.0  # seconds between two lines about what is waited for
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -255,7 +258,7 @@ def _relayed(
     relay = RelayProcess(run.path, hidden.listeners, plugins=hidden.plugins, secrets=secrets)
 
     def delivered(left: Callable[[], float]) -> bool:
-        if relay.drain(left):
+        if relay.drain(left, _telling()):
             return True
         goes_on = "are not delivered yet, the relay goes on with them" if relay.pid else "were not delivered"
         log.warning("%d records %s: frameworm runs show %s", relay.lag(), goes_on, run.path)
@@ -266,6 +269,19 @@ def _relayed(
         yield
     finally:
         relay.leave()
+
+
+def _telling() -> Callable[[int], None]:
+    """Return what tells, from time to time, how many records are still to be delivered."""
+    told = time.monotonic()
+
+    def tell(pending: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TOLD_EVERY:
+            told = time.monotonic()
+            log.info("%d records are still to be delivered", pending)
+
+    return tell
 
 
 @contextmanager

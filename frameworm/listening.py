@@ -60,7 +60,7 @@ def _register(callback: Named, written: Mapping[str, Any], bus: EventBus, where:
         if isinstance(made, CallbackHook):
             if made.lane(said.get("dispatch")) == "process":
                 return _described(callback.name, made, split(written, taken)[0], said)
-            made.register(bus, **said)
+            made.register(bus, **{"ranks": "zero", **said})  # of several processes the first: one account of the run
             return None
     except FramewormError as error:
         error.where = error.where or where

@@ -12,8 +12,9 @@ from frameworm import config
 from frameworm.core import create, get_callback
 from frameworm.core.registry import load
 from frameworm.delivery.listener import ProcessListener
-from frameworm.errors import HookError, UnknownNameError, UserError
+from frameworm.errors import UnknownNameError, UserError
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
+from frameworm.plugins.lanes import refused_coroutine
 
 
 class Receiver:
@@ -66,6 +67,8 @@ def receiver_for(obj: Any, listener: ProcessListener) -> Receiver:
     """Return what hands events to a listener that is made already; raises UserError and HookError as above."""
     deliver = getattr(obj, "deliver", None)
     if callable(deliver):
+        if is_async(deliver):
+            raise refused_coroutine(f"deliver of {listener.target}", place_of(deliver))
         return Receiver(dict.fromkeys(_wanted(obj, listener), deliver), deliver, obj)
     calls = {event_of(hook).name: _bound(fn, hook) for hook, fn in _hooks(obj)}
     if not calls:
@@ -94,12 +97,7 @@ def _hooks(obj: Any) -> list[tuple[str, Callable[..., Any]]]:
 
 def _bound(fn: Callable[..., Any], hook: str) -> Callable[[Any], object]:
     if is_async(fn):
-        raise HookError(
-            f"{hook} is a coroutine function, and there is no event loop in the process lane",
-            where=place_of(fn),
-            expected="a plain function",
-            hint='dispatch="async"',
-        )
+        raise refused_coroutine(hook, place_of(fn))
     return bind(fn, event_of(hook, where=place_of(fn)), here=False)
 
 

@@ -17,6 +17,7 @@ from frameworm.listeners.console import counted
 from frameworm.training.checkpoint import direction
 
 NOTICEABLE = 0.01  # the share of the time from which on a listener's cost is worth a word ...
+_OURS = frozenset({"checkpointing", "console", "journal", "progress", "summary", "throughput"})  # which nobody moves
 WORTHWHILE = 0.05  # ... if it is so many seconds at least
 ENDED = frozenset({"hung", "failed to start", "failed"})  # states in which the relay leaves a listener at the end
 
@@ -110,8 +111,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def advice(self) -> Iterable[str]:
         """A line for each listener whose cost is noticeable."""
         for listener in self.listeners:
-            in_step = listener.lane == "sync"
-            if in_step and self.share(listener) > NOTICEABLE and listener.seconds > WORTHWHILE:
+            movable = listener.lane == "sync" and listener.name not in _OURS
+            if movable and self.share(listener) > NOTICEABLE and listener.seconds > WORTHWHILE:
                 yield (
                     f"{listener.name} took {self.share(listener):.1%} of the time: every=N calls it less often, "
                     'dispatch="async" on a thread of its own, dispatch="process" in a process of its own'

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 from weakref import WeakSet
 
 from bus import Event, EventBus, PlainReceiver, Subscription, default_bus
@@ -22,7 +22,7 @@ from frameworm.core import ownership
 from frameworm.errors import HookError
 from frameworm.events import HooksSwitched
 from frameworm.plugins.binding import PREFIX, bind, event_of, place_of
-from frameworm.plugins.lanes import Dispatch, Ranks, add_process_hook, lane_of, process_hooks
+from frameworm.plugins.lanes import Dispatch, Ranks, add_process_hook, lane_of, process_hooks, refused_coroutine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,11 +70,12 @@ class HookRegistry:
 
         def register(fn: F) -> F:
             where = place_of(fn)
-            lane = lane_of(dispatch, None, getattr(fn, "__module__", None), where)
+            lane = lane_of(_name(fn), dispatch, None, getattr(fn, "__module__", None), where)
             if lane == "process":
+                _check_ranks(ranks, where)
                 event_type = event_of(hook, where)
                 bind(fn, event_type, here=False)
-                add_process_hook(fn, _name(fn), event_type.name, every, where)
+                add_process_hook(fn, _name(fn), event_type, every=every, options=options, where=where)
             else:
                 cls._subscribe(default_bus, hook, fn, lane=lane, priority=priority, every=every, ranks=ranks, **options)
             return fn
@@ -153,10 +154,11 @@ class HookRegistry:
         **options: Any,
     ) -> Subscription[Any]:
         """Subscribe a hook; one that is `batched` takes a list of events."""
-        if ranks not in ("all", "zero"):
-            raise HookError(f"ranks must be 'all' or 'zero', got {ranks!r}", where=place_of(fn))
+        _check_ranks(ranks, place_of(fn))
         event_type = event_of(hook, where=place_of(fn))
         here = lane == "sync" or (lane is None and not is_async(fn))
+        if here and is_async(fn):
+            raise refused_coroutine(_name(fn), place_of(fn))
         if not batched:
             call = bind(fn, event_type, here=here)
         elif here:
@@ -200,6 +202,11 @@ def _enter(listener: Subscription[Any] | PlainReceiver) -> None:
 
 
 default_bus.on_subscribe = _enter  # every trainer's bus is below it
+
+
+def _check_ranks(ranks: object, where: str) -> None:
+    if ranks not in get_args(Ranks):
+        raise HookError(f"ranks must be 'all' or 'zero', got {ranks!r}", where=where)
 
 
 def _on_rank_zero(call: Callable[[Any], Any], *, batched: bool) -> Callable[[Any], object]:
@@ -301,7 +308,7 @@ class CallbackHook:
 
     def lane(self, asked: Dispatch | None = None) -> Dispatch | None:
         """Return the lane that it is served in, where it is `asked` to be in one or not; raises `HookError`."""
-        return lane_of(asked, self.dispatch, type(self).__module__, place_of(type(self)))
+        return lane_of(_name(type(self)), asked, self.dispatch, type(self).__module__)
 
     def _hooks(self) -> list[tuple[str, Callable[..., Any]]]:
         """Return what to call for which hook; `on_epoch_end = None` takes an inherited one out."""

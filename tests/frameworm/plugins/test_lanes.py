@@ -10,6 +10,8 @@ import pytest
 
 from bus import Event, EventBus, SubscriptionError, default_bus
 from frameworm.core import ownership
+from frameworm.delivery.listener import ProcessListener
+from frameworm.delivery.receiver import receiver_for
 from frameworm.errors import HookError
 from frameworm.events import BatchEnd, EpochEnd, TrainEnd
 from frameworm.facts import RunView
@@ -176,9 +178,9 @@ def test_rank_zero_in_every_lane(trainer: Trainer) -> None:
 
 def test_a_function_for_the_process_lane_is_known_by_its_import_path() -> None:
     """It is listed, called here never, and taken back by `process_hooks`' owner."""
-    HookRegistry.on("on_epoch_end", dispatch="process", every=2)(on_epoch_end)
-    assert process_hooks[-1] == ProcessHook(f"{__name__}:on_epoch_end", f"{__name__}:on_epoch_end", "epoch_end", 2)
-    assert HookRegistry.list_hooks() == {"on_epoch_end": [f"{__name__}:on_epoch_end (process)"]}
+    HookRegistry.on("on_batch_end", dispatch="process", every=2)(on_epoch_end)
+    assert process_hooks[-1] == ProcessHook(f"{__name__}:on_epoch_end", f"{__name__}:on_epoch_end", "batch_end", 2)
+    assert HookRegistry.list_hooks() == {"on_batch_end": [f"{__name__}:on_epoch_end (process)"]}
 
 
 def test_a_closure_cannot_go_there() -> None:
@@ -189,6 +191,49 @@ def test_a_closure_cannot_go_there() -> None:
     for fn in (inner, lambda trainer: None):
         with pytest.raises(HookError, match="another process has to import it by its name"):
             HookRegistry.on("on_train_end", dispatch="process")(fn)
+
+
+@pytest.mark.parametrize(
+    ("options", "got"),
+    [
+        ({"nonsense": 3}, "nonsense"),
+        ({"queue_size": 3}, "queue_size"),
+        ({"every": 2}, "every=2 for on_epoch_end, which is always recorded"),
+    ],
+)
+def test_options_that_mean_nothing_there(options: dict[str, Any], got: str) -> None:
+    """They are refused, not ignored."""
+    with pytest.raises(HookError, match="cannot have such options") as caught:
+        HookRegistry.on("on_epoch_end", dispatch="process", **options)(on_epoch_end)
+    assert caught.value.got == got
+    with pytest.raises(HookError, match="ranks must be"):
+        HookRegistry.on("on_epoch_end", dispatch="process", ranks="bad")(on_epoch_end)  # type: ignore[arg-type]  # so
+
+
+class Awaited(Batched):
+    """Has to be awaited."""
+
+    async def deliver(self, events: Sequence[Any]) -> None:  # type: ignore[override]  # on purpose
+        """Keep them."""
+        self.batches.append([event.name for event in events])
+
+
+async def on_train_end(trainer: Any) -> None:
+    """Has to be awaited, too."""
+
+
+def test_nobody_awaits_a_coroutine_in_step_or_in_the_process_lane(trainer: Trainer) -> None:
+    """It would count as delivered, and nothing had run: it is refused; on an event loop it is served."""
+    with pytest.raises(HookError, match="is a coroutine function"):
+        Awaited().register(trainer.bus, dispatch="sync")
+    with pytest.raises(HookError, match="deliver of a is a coroutine function"):
+        receiver_for(Awaited(), ProcessListener("a", "a"))
+    for lane in "sync", "process":
+        with pytest.raises(HookError, match="is a coroutine function"):
+            HookRegistry.on("on_train_end", dispatch=lane)(on_train_end)
+    callback = Awaited().register(trainer.bus)
+    publish(trainer, TrainEnd(trainer, "finished", None, None))
+    assert callback.batches == [["train_end"]]
 
 
 def test_what_exists_on_the_publishing_thread_only_cannot_be_asked_for_elsewhere() -> None:
@@ -212,10 +257,10 @@ def test_who_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever registers, then the plugin's manifest, then the listener itself, then its function."""
     monkeypatch.setattr(ownership.ledger("frameworm_plugins.laned"), "dispatch", "async")
     inside, outside = "frameworm_plugins.laned.part", "somewhere"
-    assert lane_of("process", "sync", inside, None) == "process"
-    assert lane_of(None, "sync", inside, None) == "async"
-    assert lane_of(None, "sync", outside, None) == "sync"
-    assert lane_of(None, None, outside, None) is None
+    assert lane_of("a", "process", "sync", inside) == "process"
+    assert lane_of("a", None, "sync", inside) == "async"
+    assert lane_of("a", None, "sync", outside) == "sync"
+    assert lane_of("a", None, None, outside) is None
 
 
 def test_what_a_config_may_say_of_any_callback() -> None:
