@@ -51,9 +51,9 @@ class Blocks(NamedTuple):
     lives: int = 5  # see `step.versus`
 
 
-BUSY = Blocks(long=4, pairs=150)  # the listener does the same at every moment
-IN_TURNS = Blocks(long=20, pairs=30)  # a quarter of a second: the relay looks for records five times a second
-ASLEEP = Blocks(long=1, pairs=45)  # two sleeps each
+BUSY = Blocks(long=4, pairs=100)  # the listener does the same at every moment
+IN_TURNS = Blocks(long=20, pairs=20)  # a quarter of a second: the relay looks for records five times a second
+ASLEEP = Blocks(long=1, pairs=35)  # two sleeps each
 
 Fit = Callable[[Iterator[Batch]], object]
 ListenerIn = Callable[[Path], ProcessListener]

@@ -1,30 +1,43 @@
-"""The same training step, and one event to one listener, in other libraries: orientation, not a guard.
+"""The same training step, one event to one listener, and a step kept in MLflow, in other libraries: orientation only.
 
 Run it as `make peers`, or as `python -m benchmarks.peers` where the extra `peers` is installed; what is not there is
 named and left out. Each library trains as its documentation shows, with logging, checkpoints, progress bars and
 gradient clipping switched off, on batches that are in memory already.
+
+What is kept in MLflow, on SQLite, is the loss of every step. Whatever logs in the background may use all cores, and has
+caught up before the step without it is measured; the time for that is nobody's.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
+from queue import Empty, Queue
 from tempfile import TemporaryDirectory
-from typing import Any
+from time import perf_counter, time
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.delivery import IN_TURNS, mlflow_against_none
 from benchmarks.emit import EMISSIONS, emission, sending
-from benchmarks.paired import Block, Ratio, compare
+from benchmarks.paired import Block, Pair, Ratio, compare, summarize
 from benchmarks.step import fit_bare, fit_trainer, versus
-from benchmarks.stepping import BLOCK, Batch, Classifier, adamw, one_core
+from benchmarks.stepping import BLOCK, Batch, Classifier, Stepping, adamw, one_core
+
+AT_ONCE = 2  # of a loop's own blocks, in one that is measured, where the loop waits for the logger: 80 steps
+IN_THE_BACKGROUND = 25  # where it does not: long enough for the logger to be at work in all of it
+LOGGED_PAIRS = 9
 
 Fit = Callable[[Iterator[Batch]], object]
 
@@ -207,6 +220,125 @@ def event_lightning() -> Block:
     return block
 
 
+class Log(NamedTuple):
+    """Logs a step's loss; `settle` waits until all that was logged is stored."""
+
+    put: Callable[[int, float], object]
+    settle: Callable[[], object] = lambda: None
+
+
+@contextmanager
+def mlflow_client() -> Iterator[tuple[Any, str]]:
+    """Provide MLflow's client to a new store, and the id of a run in it."""
+    import mlflow
+
+    with TemporaryDirectory() as folder:
+        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+        yield client, client.create_run(client.create_experiment("benchmark")).info.run_id
+
+
+@contextmanager
+def log_in_the_loop() -> Iterator[Log]:
+    """MLflow's client, called in the loop."""
+    with mlflow_client() as (client, run):
+        yield Log(lambda step, loss: client.log_metric(run, "loss", loss, step=step, synchronous=True))
+
+
+@contextmanager
+def log_asynchronously() -> Iterator[Log]:
+    """MLflow's own asynchronous mode."""
+    with mlflow_client() as (client, run):
+        running: list[Any] = []
+
+        def settle() -> None:
+            while running:
+                running.pop().wait()
+
+        yield Log(
+            lambda step, loss: running.append(client.log_metric(run, "loss", loss, step=step, synchronous=False)),
+            settle,
+        )
+
+
+@contextmanager
+def log_with_lightning() -> Iterator[Log]:
+    """Lightning's logger to MLflow."""
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    with TemporaryDirectory() as folder:
+        logger = MLFlowLogger(experiment_name="benchmark", tracking_uri=f"sqlite:///{folder}/mlflow.db")
+        yield Log(lambda step, loss: logger.log_metrics({"loss": loss}, step))
+
+
+@contextmanager
+def log_through_a_queue() -> Iterator[Log]:
+    """A queue, and a thread that stores what is in it, all at once."""
+    from mlflow.entities import Metric
+
+    with mlflow_client() as (client, run):
+        queue: Queue[Any] = Queue()
+
+        def store() -> None:
+            while (first := queue.get()) is not None:
+                metrics = [first]
+                with suppress(Empty):
+                    while len(metrics) < 1000:  # more are not taken at once
+                        metrics.append(queue.get_nowait())
+                client.log_batch(run, metrics=metrics, synchronous=True)
+                for _ in metrics:
+                    queue.task_done()
+
+        thread = threading.Thread(target=store, daemon=True)
+        thread.start()
+        yield Log(lambda step, loss: queue.put(Metric("loss", loss, int(time() * 1000), step)), queue.join)
+        queue.put(None)
+        thread.join()
+
+
+def fit_logged(batches: Iterator[Batch], log: Log) -> None:
+    """Train with the bare loop, and log the loss of every step."""
+    model = Classifier()
+    optimizer = adamw(model)
+    for step, (x, y) in enumerate(batches, start=1):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        optimizer.step()
+        log.put(step, loss.item())
+
+
+def logged_against_bare(
+    logging_to: Callable[[], AbstractContextManager[Log]], *, long: int, pairs: int = LOGGED_PAIRS
+) -> Ratio:
+    """Measure the bare loop with a logger against the bare loop, in blocks of so many times 40 steps."""
+    measured = []
+    order = random.Random(0)
+    with logging_to() as log:
+        log.put(0, 0.0)  # threads that this starts are not pinned
+        log.settle()
+        with one_core(), Stepping(partial(fit_logged, log=log)) as logged, Stepping(fit_bare) as bare:
+            logged()
+            log.settle()
+            bare()
+            for _ in range(pairs):
+                seconds = {}
+                for loop in order.sample([logged, bare], 2):
+                    begin = perf_counter()
+                    for _ in range(long):
+                        loop()
+                    seconds[loop] = perf_counter() - begin
+                    log.settle()
+                measured.append(Pair(seconds[logged], seconds[bare]))
+    return summarize(measured)
+
+
+LOGGERS: dict[str, tuple[str, int, Callable[..., AbstractContextManager[Log]]]] = {
+    "MLflow, in the loop": ("mlflow", AT_ONCE, log_in_the_loop),
+    "Lightning's MLFlowLogger": ("lightning", AT_ONCE, log_with_lightning),
+    "MLflow, asynchronously": ("mlflow", IN_THE_BACKGROUND, log_asynchronously),
+    "a queue and a thread": ("mlflow", IN_THE_BACKGROUND, log_through_a_queue),
+}
+
 STEPS: dict[str, tuple[str, Fit]] = {
     "bare PyTorch loop": ("torch", fit_bare),
     "FRAMEWORM": ("frameworm", fit_trainer),
@@ -236,7 +368,11 @@ def main() -> None:
         row("training step", name, distribution, BLOCK, lambda fit=fit: versus(fit, fit_bare))  # type: ignore[misc]
     for name, (distribution, event) in EVENTS.items():
         row("event to one listener", name, distribution, EMISSIONS, lambda event=event: event_ratio(event()))  # type: ignore[misc]
-    print("\nA step's ratio is to the bare loop, an event's to FRAMEWORM's; both are paired.")
+    what = "step, its loss in MLflow"
+    row(what, "FRAMEWORM", "mlflow", IN_TURNS.long * BLOCK, partial(mlflow_against_none, 1))
+    for name, (distribution, long, logging_to) in LOGGERS.items():
+        row(what, name, distribution, long * BLOCK, partial(logged_against_bare, logging_to, long=long))
+    print("\nA step's ratio is to the same loop without logging, or to the bare one; an event's to FRAMEWORM's.")
 
 
 def event_ratio(block: Block) -> Ratio:

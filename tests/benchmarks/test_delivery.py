@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from benchmarks import delivery, memory, relay
 from benchmarks.delivery import Blocks, RelayedRun
+from benchmarks.peers import Log, log_asynchronously, log_in_the_loop, log_through_a_queue, logged_against_bare
 from benchmarks.stepping import BLOCK, Stepping
 from frameworm.delivery.listener import ProcessListener
 from frameworm.delivery.status import status
@@ -39,6 +42,14 @@ def test_what_mlflow_is_behind_is_measured() -> None:
     """In seconds from the end of the training to that of the delivery."""
     pytest.importorskip("mlflow")
     assert 0 <= delivery.mlflow_behind(seconds=0.1).median < delivery.PATIENCE
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+@pytest.mark.parametrize("logging_to", [log_in_the_loop, log_asynchronously, log_through_a_queue])
+def test_other_ways_to_mlflow_are_compared(logging_to: Callable[[], AbstractContextManager[Log]]) -> None:
+    """They log what they are given, and have stored it when they have settled."""
+    pytest.importorskip("mlflow")
+    assert logged_against_bare(logging_to, long=1, pairs=1).median > 0
 
 
 def test_a_burner_and_none_are_compared() -> None:
