@@ -18,7 +18,7 @@ OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-mlflow test lint bench guard peers wheel-test docs clean FORCE
+.PHONY: help demo demo-mlflow test faults lint bench guard peers wheel-test docs clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ demo-mlflow: $(BIN)/.installed-mlflow ## the same, kept in MLflow (mlflow.db in 
 
 test: $(BIN)/.installed-dev ## run the whole suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+faults: $(BIN)/.installed-dev ## inject every fault that delivery must survive, in full (a quarter of an hour)
+	FRAMEWORM_FAULTS=full $(BIN)/python -m pytest --timeout=900 tests/faults tests/bus tests/frameworm/delivery
 
 lint: $(BIN)/.installed-dev ## check style and types
 	$(BIN)/ruff check
