@@ -91,9 +91,9 @@ def rows() -> Iterator[Row]:
     yield Row("step, journal, log_every=10", off, 1.08, sampled, bare, 1.03)
     yield Row("step, journal, a record per step", off, 1.22, each, bare, 1.10)
     alone = cache(delivery.none_against_itself)
-    for name, every, bar in (("a record per step", 1, 1.15), ("log_every=10", 10, 1.04)):
+    for name, every, bar, goal in (("a record per step", 1, 1.27, 1.15), ("log_every=10", 10, 1.10, 1.04)):
         kept = partial(delivery.mlflow_against_none, every)
-        yield Row(f"step, MLflow, {name}", off, bar, kept, alone, needs="mlflow")
+        yield Row(f"step, MLflow, {name}", off, bar, kept, alone, goal, needs="mlflow")
     yield Row(
         "MLflow, a record per step", "seconds behind at the end", 2.0, delivery.mlflow_behind, None, needs="mlflow"
     )
