@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ class Handover:
         folder: Path,
         patience: Callable[[], Patience],
         stop: threading.Event,
+        turn: threading.Lock,
         clock: Clock,
     ) -> None:
         self._listener = listener
@@ -81,6 +82,7 @@ class Handover:
         self._folder = folder
         self._patience = patience
         self._stop = stop
+        self._turn = turn
         self._clock = clock
 
     def deliver(self, items: Sequence[Item]) -> None:
@@ -148,15 +150,26 @@ class Handover:
 
     def _failure(self, items: Sequence[Item], last: int) -> BaseException | None:
         """Call the listener; return what it raised."""
-        self._progress.begin(items[0].seq, last)
-        self._account.called = self._clock()
-        try:
-            self._receiver.deliver([item.event for item in items])
-        except (Exception, SystemExit) as error:
-            return error
-        finally:
-            self._account.called = None
+        with self._in_turn(items[0].seq):
+            self._progress.begin(items[0].seq, last)
+            self._account.called = self._clock()
+            try:
+                self._receiver.deliver([item.event for item in items])
+            except (Exception, SystemExit) as error:
+                return error
+            finally:
+                self._account.called = None
         return None
+
+    @contextmanager
+    def _in_turn(self, seq: int) -> Iterator[None]:
+        """Make no two calls at once of which the last relay may have died: the next death blames the right listener."""
+        taken = self._progress.is_suspect(seq) and self._turn.acquire(timeout=self._listener.timeout)
+        try:
+            yield
+        finally:
+            if taken:
+                self._turn.release()
 
     def _note_failure(self, error: BaseException) -> None:
         """Count it, tell of every power of two, and note that the relay has outlived it."""

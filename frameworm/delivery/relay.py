@@ -89,6 +89,7 @@ class Relay:
             load_plugins(msgspec.structs.replace(self.plan.plugins, options=options))
         except UserError as error:
             log.warning("%s", error)
+        turn = threading.Lock()
         workers = [
             Worker(
                 self._run_dir,
@@ -96,6 +97,7 @@ class Relay:
                 self._folder,
                 self.plan.options,
                 spare=self._spare,
+                turn=turn,
                 finished=self._wake.set,
             )
             for listener in self.plan.listeners

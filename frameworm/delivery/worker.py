@@ -27,6 +27,7 @@ class Worker:
     A run whose process is gone without a `train_end` gets one with the status `crashed`, which is recorded nowhere.
     - `follow`: wait for what a living run still writes; else it ends with what is there.
     - `spare`: the relay before this one was killed from outside: no record is to blame.
+    - `turn`: shared by the listeners of a relay, held in calls of which the one before may have died.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Worker:
         *,
         follow: bool = True,
         spare: bool = False,
+        turn: threading.Lock | None = None,
         finished: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -49,6 +51,7 @@ class Worker:
         self._follow = follow
         self._spare = spare
         self._finished = finished
+        self._turn = turn or threading.Lock()
         self._clock = clock
         self._stop = threading.Event()
         self._account = Account()
@@ -127,6 +130,7 @@ class Worker:
             folder=self._folder,
             patience=self._patience,
             stop=self._stop,
+            turn=self._turn,
             clock=self._clock,
         )
         gathering = Gathering(

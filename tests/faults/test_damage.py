@@ -85,6 +85,19 @@ def test_a_torn_tail_and_a_flipped_byte_under_a_relay(tmp_path: Path) -> None:
     assert [entry["seq"] for entry in records(run)] == [1, 2, 3, 4, 5, 6, 7, 9, 10]
 
 
+def test_who_is_served_beside_a_listener_that_kills_the_relay(tmp_path: Path) -> None:
+    """Fault 15: those who were busy with the same record when the relay died are not blamed for it."""
+    run = new_run(tmp_path)
+    record(run, 10)
+    killing = listener("bad", "Troubled", path=tmp_path / "bad", at=0, how="die")
+    others = [listener(f"good{number}", "ToFile", path=tmp_path / str(number), seconds=0.3) for number in range(3)]
+    process = RelayProcess(run, [*others, killing], plugins=NO_PLUGINS, options=QUICK, restarts=10)
+    assert process.drain(50)
+    assert [report.dead for report in status(run)] == [0, 0, 0, 1]
+    for number in range(3):
+        assert sorted({line["seq"] for line in lines(tmp_path / str(number))}) == list(range(2, 13))
+
+
 def test_a_record_that_kills_the_relay_in_a_batch(tmp_path: Path) -> None:
     """Fault 15: it is found among the records of its batch, and only it is buried, without anybody's help."""
     run, heard = new_run(tmp_path), tmp_path / "heard"
