@@ -71,7 +71,7 @@ class Subscribing(ABC):
     @overload
     def subscribe(
         self,
-        event: type[Any] | str,
+        event: str,
         fn: Callable[[Any], object],
         *,
         dispatch: Dispatch | None = None,
@@ -167,7 +167,20 @@ class Subscribing(ABC):
     @overload
     def on(
         self,
-        event: type[Any] | str,
+        event: type[E],
+        *,
+        batch: int,
+        dispatch: Dispatch | None = None,
+        every: int = 1,
+        name: str | None = None,
+        owner: object | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Callable[[Callable[[list[E]], R]], Callable[[list[E]], R]]: ...
+
+    @overload
+    def on(
+        self,
+        event: str,
         *,
         dispatch: Dispatch | None = None,
         priority: float = 50,

@@ -38,6 +38,11 @@ def on_knock(event: Knock) -> int:
     return event.number
 
 
+def on_knocks(events: list[Knock]) -> int:
+    return len(events)
+
+
+async def later(event: Knock) -> None: ...
 def on_ring(event: Ring) -> None: ...
 def on_either(event: Knock | Ring) -> None: ...
 def on_any(event: Event) -> None: ...
@@ -62,7 +67,14 @@ bus.subscribe(Knock, Listener().on_knock, priority=float("inf"), every=2, on_err
 bus.subscribe(Ring, Listener())
 bus.subscribe(Knock, lambda event: event.number)
 bus.subscribe("knock", on_knock)
+bus.subscribe(Knock, later, timeout=None, breaker=None)
+bus.subscribe(Knock, on_knock, dispatch="async", queue_size=8, overflow="latest")
+assert_type(bus.subscribe(Knock, on_knocks, dispatch="async", batch=8, linger=0.5), Subscription[Knock])
 bus.subscribe(Ring, on_knock)  # WRONG
+bus.subscribe(Ring, on_knocks, batch=8)  # WRONG
+bus.subscribe(Knock, on_knock, batch=8)  # WRONG
+bus.subscribe(Knock, on_knock, dispatch="process")  # WRONG
+bus.subscribe(Knock, on_knock, dispatch="async", overflow="drop")  # WRONG
 bus.subscribe(Knock, on_ring)  # WRONG
 bus.subscribe(Knock, Listener())  # WRONG
 bus.subscribe(Knock, without_event)  # WRONG
@@ -82,7 +94,9 @@ assert_type(bus.on(Knock)(on_knock)(Knock(None, 1)), int)
 bus.on(Knock)(on_any)
 bus.on("knock")(on_knock)
 bus.on("knock")(on_ring)
+assert_type(bus.on(Knock, batch=8)(on_knocks)([]), int)
 bus.on(Ring)(on_knock)  # WRONG
+bus.on(Ring, batch=8)(on_knocks)  # WRONG
 bus.on(Knock, every="two")(on_knock)  # WRONG
 bus.on(3)(on_unknown)  # WRONG
 

@@ -15,8 +15,9 @@ from frameworm.plugins.hooks import CallbackHook
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Return what a listener has written down."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    """Return what a listener has written down; a line that is just being written is none yet."""
+    *whole, _ = path.read_text("utf-8").split("\n") if path.exists() else [""]
+    return [json.loads(line) for line in whole]
 
 
 class ToFile(CallbackHook):

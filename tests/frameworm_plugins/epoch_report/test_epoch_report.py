@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bus import EventBus
-from frameworm.core import create, get_callback, registries
+from frameworm.core import create, get_callback
 from frameworm.events import EpochEnd, TrainEnd
+from frameworm.testing import isolated_plugins
 from frameworm_plugins.epoch_report import EpochReport, register
 
 TRAINER: Any = SimpleNamespace(epochs=3)
@@ -81,13 +82,10 @@ def test_a_resumed_run_goes_on_comparing(bus: EventBus) -> None:
 
 def test_registers_its_factory() -> None:
     """After `register()` a config can name it, with its options; again is no error."""
-    register()
-    try:
+    with isolated_plugins():
+        register()
         register()
         factory = get_callback("epoch_report")
         report = create("callback", "epoch_report", factory, {"monitor": "val_accuracy", "mode": "max"})
         assert isinstance(report, EpochReport)
         assert (report.monitor, report.mode) == ("val_accuracy", "max")
-    finally:
-        registries["callback"].unregister("epoch_report")
-    assert "epoch_report" not in registries["callback"].names()
