@@ -26,7 +26,7 @@ from frameworm.delivery.journal import Journal
 from frameworm.delivery.listener import ProcessListener
 from frameworm.delivery.status import log_file, status
 from frameworm.delivery.supervisor import RelayProcess
-from frameworm.events import BatchEnd
+from frameworm.events import OptimizerStepped
 from frameworm.facts import RunFacts
 from frameworm.plugins.hooks import CallbackHook
 from frameworm.plugins.selection import Selection
@@ -38,7 +38,7 @@ PAIRS = 15
 SECONDS = 6.0  # of training, after which it is looked how far behind the relay is
 PATIENCE = 60.0  # seconds for what takes a few, on a machine that is busy
 
-WIDTH = 4096  # with which a step takes about 5 ms
+ACCUMULATE = 20  # batches that make a step of about 5 ms: the small model's, which stay in the caches
 SLEEP = 0.1  # seconds that the asynchronous listener takes for an event
 FILLED = 1100  # events, with which its queue is full
 
@@ -53,7 +53,7 @@ class Blocks(NamedTuple):
 
 BUSY = Blocks(long=4, pairs=100)  # the listener does the same at every moment
 IN_TURNS = Blocks(long=20, pairs=20)  # a quarter of a second: the relay looks for records five times a second
-ASLEEP = Blocks(long=1, pairs=35)  # two sleeps each
+ASLEEP = Blocks(long=10, pairs=50)  # a sleep each
 
 Fit = Callable[[Iterator[Batch]], object]
 ListenerIn = Callable[[Path], ProcessListener]
@@ -155,21 +155,21 @@ class RelayedRun:
 
 
 class Sleeper:
-    """An asynchronous listener that sleeps for each batch, while it is allowed to go on; its queue is full."""
+    """An asynchronous listener that sleeps for each step, while it is allowed to go on; its queue is full."""
 
     def __init__(self, bus: EventBus) -> None:
         self.allowed = threading.Event()
-        self._subscription = bus.subscribe(BatchEnd, self._take, dispatch="async", timeout=None)
-        channel, trainer = bus.channel(BatchEnd), object()
-        for batch_idx in range(FILLED):
-            channel.emit(BatchEnd(trainer, batch_idx, 0.5))  # type: ignore[arg-type]  # nobody looks at it
+        self._subscription = bus.subscribe(OptimizerStepped, self._take, dispatch="async", timeout=None)
+        channel, trainer = bus.channel(OptimizerStepped), object()
+        for _ in range(FILLED):
+            channel.emit(OptimizerStepped(trainer, None))  # type: ignore[arg-type]  # nobody looks at it
 
     def end(self) -> None:
         """Listen no more: nobody has to wait for what is in the queue."""
         self._subscription.cancel()
         self.allowed.set()
 
-    def _take(self, _event: BatchEnd) -> None:
+    def _take(self, _event: OptimizerStepped) -> None:
         self.allowed.wait()
         time.sleep(SLEEP)
 
@@ -226,8 +226,8 @@ def sleeper_against_none(*, blocks: Blocks = ASLEEP) -> Ratio:
     with EventBus() as bus:
         sleeper = Sleeper(bus)
         return _alternate(
-            lambda _: partial(fit_trainer, parent=bus, width=WIDTH),
-            partial(fit_trainer, width=WIDTH),
+            lambda _: partial(fit_trainer, parent=bus, accumulate=ACCUMULATE),
+            partial(fit_trainer, accumulate=ACCUMULATE),
             blocks,
             on=sleeper.allowed.set,
             off=sleeper.allowed.clear,
@@ -235,10 +235,10 @@ def sleeper_against_none(*, blocks: Blocks = ASLEEP) -> Ratio:
         )
 
 
-def wide_against_itself(*, blocks: Blocks = ASLEEP) -> Ratio:
+def long_against_itself(*, blocks: Blocks = ASLEEP) -> Ratio:
     """Measure the noise of that."""
-    wide = partial(fit_trainer, width=WIDTH)
-    return _alternate(lambda _: wide, wide, blocks)
+    long = partial(fit_trainer, accumulate=ACCUMULATE)
+    return _alternate(lambda _: long, long, blocks)
 
 
 def _nothing() -> None: ...

@@ -85,15 +85,16 @@ def fit_trainer(
     record_every: int | None = None,
     journal: Journal | None = None,
     parent: EventBus | None = None,
-    width: int = 64,
+    accumulate: int = 1,
 ) -> None:
     """Train with the trainer: with hooks on five events, with a journal that records every so many-th batch.
 
-    `journal` is one that is there already, and stays open. Whoever listens to `parent` hears the trainer, too.
+    `journal` is one that is there already, and stays open. Whoever listens to `parent` hears the trainer, too. Several
+    batches that `accumulate` make a step that takes longer.
     """
     bus = EventBus(parent)
-    model = Classifier(width)
-    options = TrainerConfig(epochs=1, device="cpu")
+    model = Classifier()
+    options = TrainerConfig(epochs=1, device="cpu", accumulate=accumulate)
     trainer = Trainer(model, batches, optimizer=adamw(model, fused=fused), bus=bus, options=options)
     with ExitStack() as stack:
         if hooks:

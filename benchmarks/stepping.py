@@ -25,11 +25,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(nn.Module):
-    """The 64-64-10 perceptron that every loop trains; a wider one where the step should take longer."""
+    """The 64-64-10 perceptron that every loop trains."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, 10) of inputs (n, 64)."""

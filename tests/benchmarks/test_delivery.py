@@ -65,7 +65,7 @@ def test_a_sleeper_and_none_are_compared() -> None:
 def test_the_noise_is_measured() -> None:
     """Of both sizes of step."""
     assert delivery.none_against_itself(blocks=SHORT).noise >= 0
-    assert delivery.wide_against_itself(blocks=SHORT).noise >= 0
+    assert delivery.long_against_itself(blocks=SHORT).noise >= 0
 
 
 def test_a_relay_that_stands_still_delivers_nothing() -> None:
