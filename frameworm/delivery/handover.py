@@ -155,6 +155,7 @@ class Handover:
             self._account.called = self._clock()
             try:
                 self._receiver.deliver([item.event for item in items])
+                self._progress.seq = items[-1].seq
             except (Exception, SystemExit) as error:
                 return error
             finally:
@@ -163,12 +164,16 @@ class Handover:
 
     @contextmanager
     def _in_turn(self, seq: int) -> Iterator[None]:
-        """Make no two calls at once of which the last relay may have died: the next death blames the right listener."""
+        """Make no two calls at once of which the last relay may have died: the next death blames the right listener.
+
+        That it outlived the call is noted before the next one begins.
+        """
         taken = self._progress.is_suspect(seq) and self._turn.acquire(timeout=self._listener.timeout)
         try:
             yield
         finally:
             if taken:
+                self.note(self._progress.seq)
                 self._turn.release()
 
     def _note_failure(self, error: BaseException) -> None:
