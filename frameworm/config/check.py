@@ -10,7 +10,7 @@ import msgspec
 
 from frameworm.config.document import KeyPath, Places, scalar
 from frameworm.config.expectations import expectation, show
-from frameworm.config.schema import DEFAULTS, SECTIONS, Name, keys_of
+from frameworm.config.schema import DEFAULTS, SECTIONS, Name, Named, OptimizerConfig, keys_of
 from frameworm.config.secrets import REFERENCE, looks_secret
 from frameworm.errors import ConfigError, nearest
 
@@ -70,6 +70,7 @@ class Check:
             if tree[section] is not None and (section != "data" or has_data):
                 self._section(tree[section], kind, (section,))
         self._value(tree["metrics"], tuple[Name, ...], ("metrics",))
+        self._optimizers(tree["optimizers"])
         self._callbacks(tree["callbacks"])
         self._plugins(tree["plugins"])
 
@@ -98,6 +99,18 @@ class Check:
             return
         if not _fits(value, kind):
             self._wrong(path, value, expectation(kind), hint=_meant(value, kind))
+
+    def _optimizers(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            self._wrong(("optimizers",), value, "a mapping of optimizers' names", hint="discriminator: {lr: 1e-4}")
+            return
+        for name, section in value.items():
+            path = ("optimizers", name)
+            alone = section
+            if isinstance(section, dict) and section.get("scheduler") is not None:
+                self._section(section["scheduler"], Named, (*path, "scheduler"))
+                alone = {**section, "scheduler": None}
+            self._section(alone, OptimizerConfig, path)
 
     def _callbacks(self, value: Any) -> None:
         if not isinstance(value, list):

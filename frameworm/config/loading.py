@@ -20,6 +20,7 @@ from frameworm.config.schema import (
     DataConfig,
     JournalConfig,
     Named,
+    OptimizerConfig,
     PluginsConfig,
     RunConfig,
     TrainerConfig,
@@ -111,7 +112,7 @@ def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             filled[section] = default
         elif isinstance(value, dict) and isinstance(default, dict):
-            own = SECTIONS[section] is Named and "name" in value
+            own = SECTIONS.get(section) is Named and "name" in value
             filled[section] = value if own else {**value, **default, **value}  # in the order it was written
             if section == "plugins":  # `my-plugin:` alone names it, without options
                 filled[section] = {key: {} if item is None else item for key, item in filled[section].items()}
@@ -137,6 +138,7 @@ def _made(tree: Mapping[str, Any], stored: Mapping[str, Any], places: Places) ->
         model=_struct(Named, tree["model"]),
         data=_struct(DataConfig, tree["data"]),
         optimizer=_struct(Named, tree["optimizer"]),
+        optimizers={name: _optimizer(section) for name, section in tree["optimizers"].items()},
         scheduler=None if tree["scheduler"] is None else _struct(Named, tree["scheduler"]),
         trainer=_struct(TrainerConfig, tree["trainer"]),
         metrics=tuple(tree["metrics"]),
@@ -148,6 +150,13 @@ def _made(tree: Mapping[str, Any], stored: Mapping[str, Any], places: Places) ->
         stored=Section(stored),
         places=places,
     )
+
+
+def _optimizer(section: Mapping[str, Any]) -> OptimizerConfig:
+    given = dict(section)
+    scheduler = given.pop("scheduler", None)
+    made = _struct(OptimizerConfig, given)
+    return msgspec.structs.replace(made, scheduler=None if scheduler is None else _struct(Named, scheduler))
 
 
 def _struct(kind: type[S], section: Mapping[str, Any]) -> S:

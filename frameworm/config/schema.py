@@ -20,14 +20,19 @@ FolderName = Annotated[
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", description="letters, digits, '.', '-' and '_', to name a folder"),
 ]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
+Positive = Annotated[float, Meta(gt=0)]
 
 
 class RunConfig(Struct, frozen=True):
-    """The run: its directory is `dir/name-...`, `seed` seeds every generator."""
+    """The run: its directory is `dir/name-...`, `seed` seeds every generator.
+
+    `init_from` is a run or a checkpoint whose weights a new run begins with, where their names and shapes fit.
+    """
 
     name: FolderName = "run"
     dir: Annotated[str, Meta(min_length=1, description="a folder")] = "runs"
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    init_from: Annotated[str, Meta(min_length=1, description="a run or a checkpoint")] | None = None
 
 
 class Named(Struct, frozen=True):
@@ -38,6 +43,23 @@ class Named(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Named({self.name!r}, {redact(self.options)!r})"
+
+
+class OptimizerConfig(Struct, frozen=True):
+    """What is different for one optimizer of a model with several; what is not said is as for all.
+
+    `name` and `options` replace the `optimizer` section, `scheduler` the section of that name.
+    """
+
+    name: Name | None = None
+    scheduler: Named | None = None
+    accumulate: Count | None = None
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"OptimizerConfig({self.name!r}, ..., {redact(self.options)!r})"
 
 
 class DataConfig(Struct, frozen=True):
@@ -55,21 +77,37 @@ class DataConfig(Struct, frozen=True):
 
 
 class TrainerConfig(Struct, frozen=True):
-    """The loop. `log_every` counts optimizer steps, `validate_every` epochs; `accumulate` micro-batches make a step.
+    """The loop; what is None or empty is off.
 
-    `drain_timeout` is for how many seconds listeners that are behind are waited for when training has ended.
+    Units: `max_steps`, `log_every` and `validate_every_steps` are optimizer steps, `validate_every` epochs, `max_time`
+    and `drain_timeout` seconds, `accumulate`, `sanity_batches` and those that end in `_batches` batches. `ema` is the
+    decay of the weights' moving average. `freeze` and `checkpoint_activations` are patterns of the names of parameters
+    and modules. `drain_timeout` is for how long listeners that are behind are waited for when training has ended.
     """
 
     epochs: Count = 10
+    max_steps: Count | None = None
+    max_time: Positive | None = None
     device: Annotated[
         str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)\Z", description="auto, cpu, cuda, cuda:1 (and so on) or mps")
     ] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: Count = 1
-    clip_norm: Annotated[float, Meta(gt=0)] | None = None
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    checkpoint_activations: tuple[Name, ...] = ()
+    freeze: tuple[Name, ...] = ()
     log_every: Count = 10
     validate_every: Count = 1
-    non_finite: Literal["raise"] = "raise"
+    validate_every_steps: Count | None = None
+    sanity_batches: Annotated[int, Meta(ge=0)] = 0
+    limit_train_batches: Count | None = None
+    limit_val_batches: Count | None = None
+    overfit_batches: Count | None = None
+    non_finite: Literal["raise", "skip_step", "ignore"] = "raise"
+    check_gradients: bool = False
     deterministic: bool = False
     drain_timeout: Annotated[float, Meta(ge=0)] | Literal["forever"] = 30.0
 
@@ -92,12 +130,19 @@ class JournalConfig(Struct, frozen=True):
 
 
 class CheckpointConfig(Struct, frozen=True):
-    """When to save, how many of the latest to keep, and which metric makes one the best."""
+    """When to save, how many of the latest to keep and how many of the best, and which metric makes one the best.
+
+    `background` has them written by a process of their own, from a copy in memory, while training goes on.
+    """
 
     keep: Annotated[int, Meta(ge=2)] = 2
+    keep_best: Annotated[int, Meta(ge=0)] = 1
     every_epochs: Count = 1
+    every_steps: Count | None = None
+    every_minutes: Positive | None = None
     monitor: Name = "val_loss"
     mode: Literal["auto", "min", "max"] = "auto"
+    background: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,6 +157,7 @@ class Config:
     model: Named
     data: DataConfig
     optimizer: Named
+    optimizers: Mapping[str, OptimizerConfig]
     scheduler: Named | None
     trainer: TrainerConfig
     metrics: tuple[str, ...]
@@ -156,6 +202,7 @@ DEFAULTS: Mapping[str, Any] = {
     "model": {"name": "cnn"},
     "data": _defaults(DataConfig),
     "optimizer": {"name": "adamw", "lr": 1e-3},
+    "optimizers": {},
     "scheduler": None,
     "trainer": _defaults(TrainerConfig),
     "metrics": [],

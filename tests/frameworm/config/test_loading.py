@@ -18,6 +18,7 @@ from frameworm.config import (
     DataConfig,
     JournalConfig,
     Named,
+    OptimizerConfig,
     PluginsConfig,
     RunConfig,
     Section,
@@ -53,6 +54,7 @@ def test_the_defaults() -> None:
         model=Named("cnn"),
         data=DataConfig("digits", batch_size=64, num_workers=0, shuffle=True, drop_last=False),
         optimizer=Named("adamw", {"lr": 1e-3}),
+        optimizers={},
         scheduler=None,
         trainer=TrainerConfig(
             epochs=10, device="auto", precision="fp32", accumulate=1, clip_norm=None, log_every=10, validate_every=1
@@ -187,9 +189,9 @@ def test_a_config_without_sections(source: str, message: str) -> None:
         ("trainer: {clip_norm: .nan}", "a number, above 0, or null", "nan", None),
         ("trainer: {clip_norm: small}", "a number, above 0, or null", "the text 'small'", None),
         ("trainer: {device: gpu}", "auto, cpu, cuda, cuda:1 (and so on) or mps", "the text 'gpu'", None),
-        ("trainer: {precision: fp23}", "bf16 or fp32", "the text 'fp23'", "fp32"),
-        ("trainer: {precision: 32}", "bf16 or fp32", "32", None),
-        ("trainer: {non_finite: skip}", "raise", "the text 'skip'", None),
+        ("trainer: {precision: fp23}", "bf16 or fp16 or fp32", "the text 'fp23'", "fp32"),
+        ("trainer: {precision: 32}", "bf16 or fp16 or fp32", "32", None),
+        ("trainer: {non_finite: skip}", "ignore or raise or skip_step", "the text 'skip'", "skip_step"),
         ("trainer: {deterministic: yes}", "true or false", "the text 'yes'", None),
         ("trainer: {deterministic: 1}", "true or false", "1", None),
         ("run: {seed: -1}", "a whole number, at least 0, at most 4294967295", "-1", None),
@@ -234,6 +236,35 @@ def test_a_section_is_a_mapping(section: str, value: str) -> None:
     assert error.get("hint") == ("{name: text}" if named else None)
 
 
+def test_several_optimizers() -> None:
+    """What is different for one of them: options, the class, the schedule and how its steps are taken."""
+    config = parse(
+        MINIMAL
+        + "optimizers:\n"
+        + "  generator: {lr: 2e-4, clip_norm: 1.0, accumulate: 2}\n"
+        + "  discriminator: {name: sgd, lr: 1e-2, scheduler: {name: cosine, min_lr: 1e-5}}\n"
+    )
+    assert config.optimizers == {
+        "generator": OptimizerConfig(accumulate=2, clip_norm=1.0, options={"lr": 2e-4}),
+        "discriminator": OptimizerConfig("sgd", Named("cosine", {"min_lr": 1e-5}), options={"lr": 1e-2}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "where"),
+    [
+        ("optimizers: [generator]", "optimizers"),
+        ("optimizers: {generator: adamw}", "optimizers.generator"),
+        ("optimizers: {generator: {clip_norm: 0}}", "optimizers.generator.clip_norm"),
+        ("optimizers: {generator: {scheduler: cosine}}", "optimizers.generator.scheduler"),
+        ("optimizers: {generator: {scheduler: {min_lr: 1}}}", "optimizers.generator.scheduler.name"),
+    ],
+)
+def test_wrong_optimizers(source: str, where: str) -> None:
+    """Each mistake in the section is found, and its key named."""
+    assert where in finding(MINIMAL + source)["message"]
+
+
 def test_unknown_keys_offer_the_nearest() -> None:
     """Unknown sections and unknown keys of typed sections are errors with line, nearest and what is known."""
     assert finding(MINIMAL + "\ntrianer: {}")["hint"] == "trainer"
@@ -241,8 +272,10 @@ def test_unknown_keys_offer_the_nearest() -> None:
         "message": "unknown key trainer.epoch",
         "where": "c.yaml:3",
         "expected": (
-            "one of epochs, device, precision, accumulate, clip_norm, log_every, validate_every, non_finite, "
-            "deterministic, drain_timeout"
+            "one of epochs, max_steps, max_time, device, precision, accumulate, clip_norm, clip_value, ema, compile, "
+            "checkpoint_activations, freeze, log_every, validate_every, validate_every_steps, sanity_batches, "
+            "limit_train_batches, limit_val_batches, overfit_batches, non_finite, check_gradients, deterministic, "
+            "drain_timeout"
         ),
         "hint": "epochs",
     }

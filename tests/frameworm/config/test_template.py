@@ -27,9 +27,11 @@ def test_it_shows_every_section_and_key() -> None:
 
 
 def test_what_it_comments_out_works() -> None:
-    """The callbacks in the comments are valid when the comment signs are taken away."""
-    text = template().replace("callbacks: []", "callbacks:").replace("\n#  - ", "\n  - ")
-    assert [callback.name for callback in parse(text).callbacks] == [
+    """The groups and callbacks in the comments are valid when the comment signs are taken away."""
+    text = template().replace("callbacks: []", "callbacks:").replace("\n#  ", "\n  ")
+    config = parse(text)
+    assert config.optimizer.options["groups"] == [{"match": "*.bias", "weight_decay": 0.0}]
+    assert [callback.name for callback in config.callbacks] == [
         "early_stopping",
         "my_package.my_module:MyCallback",
     ]
