@@ -25,7 +25,7 @@ def hearing_of_listeners(source: TrainerHandle, bus: EventBus, requests: Request
         if get_ident() == here:
             bus.publish(event)
         else:
-            requests.file("publish", event.name, event)
+            requests.file("publish", event.name, event=event)
 
     def failed(failure: ListenerFailure) -> None:
         """Tell the 1st, 2nd, 4th, 8th ... failure; a listener that fails on being told of it is not told again."""

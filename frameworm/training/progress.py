@@ -59,7 +59,7 @@ class Requests:
         self.waiting: deque[Request] = deque()
         """What nobody has served yet; appending and popping are atomic."""
 
-    def file(self, verb: Verb, reason: str, event: Event | None = None) -> None:
+    def file(self, verb: Verb, reason: str, *, event: Event | None = None) -> None:
         """Ask for something."""
         self.waiting.append(Request(verb, reason, event))
 

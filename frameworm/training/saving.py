@@ -6,11 +6,9 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from bus import EventBus
 from frameworm.errors import CheckpointError
@@ -22,8 +20,21 @@ from frameworm.training.progress import Progress
 log = logging.getLogger("frameworm")
 
 
+class Stateful(Protocol):
+    """A part of the training with a state of its own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on, in plain containers, numbers, text and tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+
+
 class Saving:
-    """Saves and restores one run. Without a `store` saving does nothing."""
+    """Saves and restores one run: the `model`, the `parts` that train it, by their names, and its listeners.
+
+    Without a `store` saving does nothing.
+    """
 
     def __init__(
         self,
@@ -32,16 +43,14 @@ class Saving:
         *,
         store: CheckpointStore | None,
         model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler | None,
+        parts: Mapping[str, Stateful],
         progress: Progress,
     ) -> None:
         self._source = source
         self._bus = bus
         self.store = store
         self._model = model
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._parts = parts
         self._progress = progress
         self._saved: tuple[Path, dict[str, int]] | None = None
 
@@ -66,9 +75,7 @@ class Saving:
             model=self._model,
             state={
                 "progress": self._progress.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "optimizer_type": type(self._optimizer).__name__,
-                "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+                "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "metrics": dict(self._source.metrics),
                 "listeners": self._listeners_state(),
                 **moment(),
@@ -84,34 +91,22 @@ class Saving:
         self._bus.publish(CheckpointSaved(self._source, path))
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Load a checkpoint into the model, the optimizer, the schedule and the listeners, and return its state.
+        """Load a checkpoint into the model, the parts that train it and the listeners, and return its state.
 
         Raises `CheckpointError` when it does not fit.
         """
         directory = find_checkpoint(path)
         state = load(directory, self._model, model_name=self._source.model_name)
-        optimizer = type(self._optimizer).__name__
-        saved = state.get("optimizer_type", optimizer)
-        if saved != optimizer:  # torch itself would take it, and fail in the first step
+        if missing := [key for key in ("parts", "progress", "listeners", "metrics") if key not in state]:
             raise CheckpointError(
-                "the checkpoint is of another optimizer",
+                "the checkpoint does not fit: it has weights, but no state of a training run",
                 where=str(path),
-                expected=optimizer,
-                got=saved,
-                hint="the optimizer section of that run's config.yaml",
+                expected=", ".join(missing),
+                got=", ".join(map(str, state)) or "nothing",
+                hint="--init-from, to begin a run with its weights",
             )
-        try:
-            self._optimizer.load_state_dict(state["optimizer"])
-            if self._scheduler is not None and state["scheduler"] is not None:
-                self._scheduler.load_state_dict(state["scheduler"])
-            self._progress.load_state_dict(state["progress"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                "the checkpoint does not fit this optimizer and schedule",
-                where=str(path),
-                got=f"{type(error).__name__}: {error}",
-                hint="the optimizer and scheduler sections of that run's config.yaml",
-            ) from error
+        self._load_parts(state["parts"], str(path))
+        self._progress.load_state_dict(state["progress"])
         self._load_listeners(state["listeners"], str(path))
         self._saved = self._place_in(directory.parent)
         if self._progress.completed >= self._source.epochs:
@@ -120,6 +115,26 @@ class Saving:
                 "nothing is left to train: %s has %d of %d epochs; more trainer.epochs go on", path, done, asked
             )
         return state
+
+    def _load_parts(self, states: Mapping[str, Any], where: str) -> None:
+        for name in states.keys() ^ self._parts.keys():
+            has, lacks = ("the checkpoint", "this run") if name in states else ("this run", "the checkpoint")
+            log.warning("%s has a part %r that %s has not: it does not go on as it was", has, name, lacks)
+        for name, part in self._parts.items():
+            if name not in states:
+                continue
+            try:
+                part.load_state_dict(states[name])
+            except CheckpointError as error:
+                error.where = where
+                raise
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"the checkpoint does not fit this run's {name}",
+                    where=where,
+                    got=f"{type(error).__name__}: {error}",
+                    hint="the optimizer and scheduler sections of that run's config.yaml",
+                ) from error
 
     def _stateful(self) -> dict[str, Any]:
         """Return the listeners that have a state, by name: the second one of a name is `name#2`, and so on."""

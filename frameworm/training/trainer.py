@@ -37,6 +37,7 @@ from frameworm.training.hearing import hearing_of_listeners
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
 from frameworm.training.means import means_on, number
+from frameworm.training.optimization import Optimization
 from frameworm.training.optimizers import optimizer_for
 from frameworm.training.precision import Precision
 from frameworm.training.progress import Progress, Request, Requests
@@ -139,8 +140,7 @@ class Trainer:
             self.bus,
             store=checkpoints,
             model=model,
-            optimizer=self.optimizer,
-            scheduler=schedule.scheduler if schedule else None,
+            parts={"optimizer": Optimization(self.optimizer, schedule=schedule)},
             progress=self._progress,
         )
         self._loop = Loop(
