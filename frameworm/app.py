@@ -160,6 +160,7 @@ def _built(config: Config, bus: EventBus | None, plugins: Selection) -> tuple[Tr
             data.val,
             optimizer=config.optimizer,
             scheduler=config.scheduler,
+            optimizers=config.optimizers,
             metrics=config.metrics,
             options=config.trainer,
             bus=bus,

@@ -14,7 +14,7 @@
     │  └─ CheckpointError               not found, of another model, of a newer format
     │     └─ CorruptCheckpointError     ... or not what its manifest says
     ├─ ModelContractError               a model returned what the trainer cannot use
-    ├─ NonFiniteError                   the loss is nan or infinite
+    ├─ NonFiniteError                   the loss or a gradient is nan or infinite
     ├─ HookError                        a hook with a wrong name or signature
     └─ DeliveryError                    raised by listeners, for the relay, when they cannot take an event
        ├─ PermanentError                ... and never will
@@ -28,7 +28,7 @@ from __future__ import annotations
 import copyreg
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from bus import Propagate
 
@@ -205,16 +205,18 @@ class ModelContractError(FramewormError):
 
 
 class NonFiniteError(FramewormError):
-    """The loss was `loss` (nan or infinite) in `epoch` (from 0), after `step` optimizer steps."""
+    """The loss, or the norm of the gradients, was `value` (nan or infinite) in `epoch` (from 0), after `step` steps."""
 
-    def __init__(self, loss: float, *, epoch: int, step: int) -> None:
-        self.loss = loss
+    def __init__(self, value: float, *, what: Literal["loss", "gradients"] = "loss", epoch: int, step: int) -> None:
+        self.value = value
+        self.what = what
         self.epoch = epoch
         self.step = step
+        subject = "the loss" if what == "loss" else "the norm of the gradients"
         super().__init__(
-            f"the loss is {loss} in epoch {epoch}, after {step} steps",
-            expected="a finite loss",
-            hint="a lower optimizer.lr, or trainer.clip_norm: 1.0",
+            f"{subject} is {value} in epoch {epoch}, after {step} steps",
+            expected="a finite loss" if what == "loss" else "finite gradients",
+            hint="a lower optimizer.lr, trainer.clip_norm: 1.0, or trainer.non_finite: skip_step",
         )
 
 

@@ -8,18 +8,24 @@
         epoch_begin
         for each batch:
             batch_begin
-            backward_begin
-            backward_end
-            when the accumulation window is full:
-                optimizer_step
-                optimizer_stepped
-            batch_end
+            when somebody asked to leave it out:
+                batch_skipped
+            for each optimizer:
+                backward_begin
+                backward_end
+                when its accumulation window is full:
+                    optimizer_step
+                    optimizer_stepped
+            when it is trained:
+                batch_end
         when validating:
             validation_begin
             for each validation batch:
                 validation_batch_end
             validation_end
         epoch_end
+        when somebody asked for something:
+            control_requested
         when a checkpoint was asked for:
             checkpoint_save
             checkpoint_saved
@@ -30,12 +36,15 @@
         train_failed
     train_end
 
-State comes first: when an event is announced, the trainer's counters already say so. A checkpoint may also be asked for
-within an epoch; it is then saved after the next `batch_end` that completes an optimizer step. An epoch that is stopped
-half-way has no `epoch_end`; resumed, it begins again and goes on behind the batches that were trained. A failure leads
-from wherever it happens straight to `train_failed`. `metrics_logged` comes whenever somebody calls `trainer.log`,
-`listener_failed` when a listener did, `listener_recovered` when it is served again, `hooks_switched` after
-`HookRegistry.disable` and `enable`, `model_export` and `model_exported` around an export, which is no part of the loop.
+State comes first: when an event is announced, the trainer's counters already say so. A checkpoint or a validation may
+also be asked for within an epoch; each comes after the next `batch_end` that completes the steps of all optimizers,
+behind a `control_requested` that says who asked, unless the options did. An epoch that is stopped half-way has no
+`epoch_end`; resumed, it begins again and goes on behind the batches that were trained. With `max_steps` reached within
+an epoch, `metrics_logged` tells what the epoch came to. A failure leads from wherever it happens straight to
+`train_failed`. Else `metrics_logged` comes whenever somebody calls `trainer.log`, `non_finite_found` when a loss or
+gradients were not finite and training goes on, `listener_failed` when a listener failed, `listener_recovered` when it
+is served again, `hooks_switched` after `HookRegistry.disable` and `enable`, `model_export` and `model_exported` around
+an export, which is no part of the loop.
 """  # noqa: D400  the sentence and the loop are one
 
 from __future__ import annotations
@@ -57,7 +66,7 @@ class TrainerHandle(RunFacts, Protocol):
 
     @property
     def optimizer(self) -> Any:
-        """Its `torch.optim.Optimizer`."""
+        """Its `torch.optim.Optimizer`; the first one, if it has several."""
 
     @property
     def options(self) -> TrainerConfig:
@@ -67,11 +76,21 @@ class TrainerHandle(RunFacts, Protocol):
     def batches_per_epoch(self) -> int | None:
         """How many batches an epoch has, where the data can tell."""
 
-    def stop(self, reason: str = "asked to stop") -> None:
+    @property
+    def optimizers(self) -> Mapping[str, Any]:
+        """All of its optimizers, by their names; a single one is called `optimizer`."""
+
+    def stop(self, reason: str = "asked to stop", *, by: str | None = None) -> None:
         """Ask to end training after the current optimizer step."""
 
-    def save_now(self, reason: str = "asked to save") -> None:
+    def skip_batch(self, reason: str = "asked to skip", *, by: str | None = None) -> None:
+        """Ask to leave out the batch that begins, or else the next one."""
+
+    def save_now(self, reason: str = "asked to save", *, by: str | None = None) -> None:
         """Ask for a checkpoint after the current optimizer step."""
+
+    def validate_now(self, reason: str = "asked to validate", *, by: str | None = None) -> None:
+        """Ask for a validation after the current optimizer step."""
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Publish metrics of one's own, as `metrics_logged`."""
@@ -169,43 +188,73 @@ class BatchEnd(TrainingEvent, frozen=True):
     loss: Scalar
 
 
-# Gradients
+class BatchSkipped(TrainingEvent, frozen=True):
+    """A batch was left out since somebody asked for it, and `by` says who: it has no `batch_end`."""
+
+    arguments: ClassVar = ("trainer", "batch_idx", "reason", "by")
+
+    batch_idx: int
+    reason: str
+    by: str
+
+
+# Gradients. Of a model with several optimizers, `optimizer` is the name of the one that trains; else it is None
 
 
 class BackwardBegin(TrainingEvent, frozen=True):
     """Before the backward pass; `loss` is the 0-dim tensor with its graph, divided for accumulation."""
 
-    arguments: ClassVar = ("trainer", "loss")
+    arguments: ClassVar = ("trainer", "loss", "optimizer")
     recorded: ClassVar = Recorded.ON_DEMAND
 
     loss: Live[Any]
+    optimizer: str | None = None
 
 
 class BackwardEnd(TrainingEvent, frozen=True):
-    """After the backward pass: this batch's gradients have been added to `parameter.grad`."""
+    """After the backward pass: this batch's gradients have been added to `parameter.grad`, in fp16 scaled."""
 
-    arguments: ClassVar = ("trainer",)
+    arguments: ClassVar = ("trainer", "optimizer")
     recorded: ClassVar = Recorded.ON_DEMAND
+
+    optimizer: str | None = None
 
 
 class OptimizerStep(TrainingEvent, frozen=True):
-    """Just before `optimizer.step()`, after clipping: once per real step, not per batch."""
+    """Just before `optimizer.step()`, after unscaling and clipping: once per real step, not per batch."""
 
-    arguments: ClassVar = ("trainer",)
+    arguments: ClassVar = ("trainer", "optimizer")
     recorded: ClassVar = Recorded.ON_DEMAND
+
+    optimizer: str | None = None
 
 
 class OptimizerStepped(TrainingEvent, frozen=True):
-    """After the step. `grad_norm` is the total norm before clipping, None where clipping by norm is off.
+    """After the step. `grad_norm` is the total norm before clipping, None where nobody needed to know it.
 
-    `skipped` says that the step was not taken, because the gradients were not finite.
+    `skipped` says that the step was not taken, because the loss or the gradients were not finite.
     """
 
-    arguments: ClassVar = ("trainer", "grad_norm", "skipped")
+    arguments: ClassVar = ("trainer", "grad_norm", "skipped", "optimizer")
     recorded: ClassVar = Recorded.ON_DEMAND
 
     grad_norm: Scalar | None
     skipped: bool = False
+    optimizer: str | None = None
+
+
+class NonFiniteFound(TrainingEvent, frozen=True):
+    """A loss or gradients (`what`) were nan or infinite, and `policy` lets training go on.
+
+    Told at the 1st, 2nd, 4th, 8th ... time: `count` says how often it was.
+    """
+
+    arguments: ClassVar = ("trainer", "what", "policy", "count", "optimizer")
+
+    what: str
+    policy: str
+    count: int
+    optimizer: str | None = None
 
 
 # Validation
@@ -230,12 +279,16 @@ class ValidationBatchEnd(TrainingEvent, frozen=True):
 
 
 class ValidationEnd(TrainingEvent, frozen=True):
-    """After validation; `metrics` are the `val_*` ones, to which listeners in step may add."""
+    """After validation; `metrics` are the `val_*` ones, to which listeners in step may add.
 
-    arguments: ClassVar = ("trainer", "metrics")
+    `asked` tells one that somebody asked for from those that come by themselves.
+    """
+
+    arguments: ClassVar = ("trainer", "metrics", "asked")
     additive: ClassVar = ("metrics",)
 
     metrics: dict[str, float]
+    asked: bool = False
 
 
 # Checkpoints and export
@@ -294,6 +347,16 @@ class MetricsLogged(TrainingEvent, frozen=True):
     arguments: ClassVar = ("trainer", "metrics")
 
     metrics: Mapping[str, float]
+
+
+class ControlRequested(TrainingEvent, frozen=True):
+    """The loop serves what was asked of it: `verb` is stop, interrupt, save or validate, `by` says who asked."""
+
+    arguments: ClassVar = ("trainer", "verb", "reason", "by")
+
+    verb: str
+    reason: str
+    by: str
 
 
 class ListenerFailed(TrainingEvent, frozen=True):

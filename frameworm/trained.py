@@ -22,7 +22,7 @@ from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection
 from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import CheckpointStore, load
-from frameworm.training.contract import LossFunction
+from frameworm.training.configuring import loss_of
 from frameworm.training.device import resolve_device
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
@@ -134,17 +134,24 @@ class _Judged:
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     optimizer: None = None
+    optimizers: Mapping[str, Any] = field(default_factory=dict)
     batches_per_epoch: int | None = None
     rank: int = 0
     attempt: int = 1
     status: str = "ready"
     error: str | None = None
 
-    def stop(self, reason: str = "") -> None:
+    def stop(self, reason: str = "", *, by: str | None = None) -> None:
         """Do nothing: nothing is trained."""
 
-    def save_now(self, reason: str = "") -> None:
+    def skip_batch(self, reason: str = "", *, by: str | None = None) -> None:
+        """Do nothing: nothing is trained."""
+
+    def save_now(self, reason: str = "", *, by: str | None = None) -> None:
         """Do nothing: it is saved."""
+
+    def validate_now(self, reason: str = "", *, by: str | None = None) -> None:
+        """Do nothing: it is being judged."""
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Publish metrics, as a trainer does."""
@@ -178,7 +185,7 @@ def _metrics(judged: _Judged, metrics: Sequence[str], data: EpochLoader) -> dict
         judged,
         bus,
         model=model,
-        loss_function=LossFunction(model, judged.model_name, precision.wrap),
+        loss_function=loss_of(model, judged.model_name, precision.wrap),
         predict=precision.wrap(model),
         feed=Feed(data, device),
         metrics=metrics,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -22,10 +23,18 @@ class LossFunction:
 
     `(x,)` or a tensor calls `compute_loss(x)`. A pair `(x, y)` or a longer sequence is spread over the parameters, and
     a mapping over those of its keys' names, where the signature takes them; otherwise the batch goes in whole. `wrap`
-    may dress `compute_loss`, say in a precision.
+    may dress `compute_loss`, say in a precision. Of a model with several optimizers, the loss is that of `optimizer`:
+    `compute_loss` is told by a keyword of this name.
     """
 
-    def __init__(self, model: nn.Module, name: str, wrap: Callable[[Any], Any] = lambda function: function) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        wrap: Callable[[Any], Any] = lambda function: function,
+        *,
+        optimizer: str | None = None,
+    ) -> None:
         compute_loss = getattr(model, "compute_loss", None)
         if not callable(compute_loss):
             raise ModelContractError(
@@ -35,10 +44,14 @@ class LossFunction:
                 got=f"{type(model).__qualname__} without it",
             )
         self.name = name
+        self._class = type(model).__module__ + "." + type(model).__qualname__
         self._compute_loss: Callable[..., Any] = wrap(compute_loss)
+        if optimizer is not None:
+            self._require_optimizer(compute_loss)
+            compute_loss = partial(compute_loss, optimizer=optimizer)
+            self._compute_loss = partial(self._compute_loss, optimizer=optimizer)
         self._signature = inspect.signature(compute_loss)
         self._takes_pairs = self._takes((None, None), {})
-        self._class = type(model).__module__ + "." + type(model).__qualname__
 
     def __call__(self, batch: Any) -> Outputs:
         """Return what `compute_loss` gave for the batch; raises `ModelContractError` when it is not a loss."""
@@ -60,6 +73,17 @@ class LossFunction:
         if isinstance(batch, tuple | list) and self._takes(batch, {}):
             return self._compute_loss(*batch)
         return self._compute_loss(batch)
+
+    def _require_optimizer(self, compute_loss: Callable[..., Any]) -> None:
+        parameters = inspect.signature(compute_loss).parameters
+        if "optimizer" not in parameters and all(kind.kind is not kind.VAR_KEYWORD for kind in parameters.values()):
+            raise ModelContractError(
+                self.name,
+                "it has several optimizers, and one loss",
+                expected="compute_loss(x, y=None, *, optimizer), with the loss of the optimizer of that name",
+                got=f"compute_loss({', '.join(parameters)})",
+                where=f"{self._class}.compute_loss",
+            )
 
     def _takes(self, args: Sequence[Any], kwargs: Mapping[Any, Any]) -> bool:
         try:
@@ -100,6 +124,37 @@ class LossFunction:
             where=f"{self._class}.compute_loss",
             hint=hint,
         )
+
+
+class JointLoss:
+    """The losses of a model's several optimizers on a batch, as one: their sum, and each under its optimizer's name."""
+
+    def __init__(self, losses: Mapping[str, LossFunction]) -> None:
+        self._losses = losses
+        self.name = next(iter(losses.values())).name
+
+    def __call__(self, batch: Any) -> Outputs:
+        """Return the joint outputs; raises `ModelContractError` when one of them is not a loss."""
+        outputs = {name: loss_function(batch) for name, loss_function in self._losses.items()}
+        reserved = {key: value for output in outputs.values() for key, value in output.items() if key in RESERVED}
+        found = {name: {"loss": output["loss"], **scalars(output)} for name, output in outputs.items()}
+        return reserved | joined(found)
+
+    def require_graph(self, loss: Tensor) -> None:
+        """Raise `ModelContractError` for a loss that gives no parameter a gradient."""
+        next(iter(self._losses.values())).require_graph(loss)
+
+
+def joined(found: Mapping[str | None, Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the values that belong to each optimizer as one mapping: `<name>_<key>`, and the sum of the losses.
+
+    The only optimizer of a model has no name, and its values keep theirs.
+    """
+    if set(found) == {None}:
+        return dict(next(iter(found.values())))
+    named = {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
+    losses = [values["loss"] for values in found.values() if "loss" in values]
+    return {"loss": sum(losses[1:], losses[0]), **named} if losses else named
 
 
 def _describe(value: Any) -> str:

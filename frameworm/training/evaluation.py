@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,8 @@ from bus import EventBus
 from frameworm.core import get_metric
 from frameworm.errors import DataError, UserError
 from frameworm.events import TrainerHandle, ValidationBatchEnd, ValidationBegin
-from frameworm.training.contract import LossFunction, Outputs, scalars, size_of
+from frameworm.training.contract import JointLoss, LossFunction, Outputs, scalars, size_of
+from frameworm.training.ema import MovingAverage
 from frameworm.training.feed import Feed
 from frameworm.training.means import means_on
 
@@ -49,7 +51,7 @@ class MetricOverData:
 
 
 class Evaluation:
-    """Evaluates a model on batches, in evaluation mode and without gradients.
+    """Evaluates a model on batches, in evaluation mode and without gradients, with the `average` of its weights.
 
     A model with `sample(n)` is generative: metrics get the real images and as many sampled ones. Any other is
     supervised: metrics get targets and predictions, from what `compute_loss` returned under these names, else the
@@ -62,11 +64,12 @@ class Evaluation:
         bus: EventBus,
         *,
         model: nn.Module,
-        loss_function: LossFunction,
+        loss_function: LossFunction | JointLoss,
         predict: Callable[[Any], Tensor],
         feed: Feed,
         metrics: Sequence[str],
         device: torch.device,
+        average: MovingAverage | None = None,
     ) -> None:
         self._source = source
         self._bus = bus
@@ -76,41 +79,56 @@ class Evaluation:
         self._feed = feed
         self._metrics = [MetricOverData(name, get_metric(name, where="metrics")) for name in metrics]
         self._device = device
+        self._weights = average.in_place if average is not None else nullcontext
         self._batch_end = bus.channel(ValidationBatchEnd)
 
-    @torch.no_grad()
     def run(self, *, abandoned: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
         """Return `val_loss` and `val_<metric>` over all batches; None when it was abandoned half-way.
 
         Publishes `validation_begin` and `validation_batch_end`; the end is the caller's, who may have more to say.
         """
-        self._model.eval()
-        self._bus.publish(ValidationBegin(self._source))
-        means = means_on(self._device, look_every=1 << 30)
-        for metric in self._metrics:
-            metric.reset()
-        for index, batch in enumerate(self._feed.begin()):
-            if abandoned():
-                return None
-            outputs = self._evaluated(batch)
-            means.add(outputs["loss"], scalars(outputs), size_of(batch))
-            if self._batch_end.active:
-                loss = outputs["loss"].detach()
-                self._batch_end.emit(ValidationBatchEnd(self._source, index, loss, batch, outputs))
-        found = means.read()
-        if not found:
-            raise DataError("the validation data have no batches", expected="data that can be iterated each time")
-        found |= {metric.name: metric.compute() for metric in self._metrics}
-        return {f"val_{name}": value for name, value in found.items()}
+        with self._evaluating():
+            self._bus.publish(ValidationBegin(self._source))
+            means = means_on(self._device, look_every=1 << 30)
+            for index, batch in enumerate(self._feed.begin()):
+                if abandoned():
+                    return None
+                outputs = self._evaluated(batch)
+                means.add(outputs["loss"], scalars(outputs), size_of(batch))
+                if self._batch_end.active:
+                    loss = outputs["loss"].detach()
+                    self._batch_end.emit(ValidationBatchEnd(self._source, index, loss, batch, outputs))
+            found = means.read()
+            if not found:
+                raise DataError("the validation data have no batches", expected="data that can be iterated each time")
+            found |= {metric.name: metric.compute() for metric in self._metrics}
+            return {f"val_{name}": value for name, value in found.items()}
 
-    @torch.no_grad()
-    def try_batch(self) -> None:
-        """Evaluate the first batch and tell nobody; raises what does not fit: the model, the data or a metric."""
+    def try_batches(self, count: int = 1, *, abandoned: Callable[[], bool] = lambda: False) -> None:
+        """Evaluate the first so many batches and tell nobody; raises what does not fit: model, data or a metric."""
+        with self._evaluating():
+            for batch in islice(self._feed.begin(), count):
+                if abandoned():
+                    return
+                self._evaluated(batch)
+
+    @contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """Have those parts of the model train afterwards that did before."""
+        training = [module for module in self._model.modules() if module.training]
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         self._model.eval()
         for metric in self._metrics:
             metric.reset()
-        for batch in islice(self._feed.begin(), 1):
-            self._evaluated(batch)
+        with self._weights(), torch.no_grad():
+            yield
 
     def _evaluated(self, batch: Any) -> Outputs:
         outputs = self._loss_function(batch)

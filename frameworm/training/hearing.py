@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from bus import EventBus, ListenerFailure, Propagate
 from frameworm.errors import StopTraining
 from frameworm.events import ListenerFailed, ListenerRecovered, TrainerHandle, TrainingEvent
+from frameworm.training.asking import raised_by
 from frameworm.training.progress import Requests
 
 
@@ -37,7 +38,7 @@ def hearing_of_listeners(source: TrainerHandle, bus: EventBus, requests: Request
     def stop(raised: Propagate) -> bool:
         """File a `StopTraining` as what it asks for, so that the run ends between two steps."""
         if isinstance(raised, StopTraining):
-            requests.file("stop", raised.reason)
+            requests.file("stop", raised.reason, by=raised_by(raised))
             return True
         return False
 
@@ -48,4 +49,4 @@ def hearing_of_listeners(source: TrainerHandle, bus: EventBus, requests: Request
         yield
     finally:
         bus.on_failure, bus.on_recovery, bus.on_propagate = before
-        requests.take()
+        requests.forget()

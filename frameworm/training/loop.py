@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bus import EventBus
 from frameworm.config import TrainerConfig
-from frameworm.errors import DataError, NonFiniteError
-from frameworm.events import EpochBegin, EpochEnd, TrainerHandle, ValidationEnd
+from frameworm.errors import DataError
+from frameworm.events import ControlRequested, EpochBegin, EpochEnd, MetricsLogged, TrainerHandle, ValidationEnd
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
+from frameworm.training.limits import watched
 from frameworm.training.means import number
 from frameworm.training.progress import Progress, Request, Requests
 from frameworm.training.saving import Saving
-from frameworm.training.seeding import restore_rng, rng_state
-from frameworm.training.step import MicroBatch, Step, micro_batches
+from frameworm.training.seeding import isolated_rng, restore_rng, rng_state
+from frameworm.training.step import Step
+from frameworm.training.windows import MicroBatch, micro_batches
 
 log = logging.getLogger("frameworm")
 
@@ -41,6 +44,7 @@ class Loop:
         requests: Requests,
         metrics: dict[str, float],
         options: TrainerConfig,
+        accumulate: Sequence[int],
     ) -> None:
         self._source = source
         self._bus = bus
@@ -52,44 +56,57 @@ class Loop:
         self._requests = requests
         self._metrics = metrics
         self._options = options
+        self._accumulate = accumulate
+        self._watched = watched(options, progress, requests)
         self._epoch_rng = rng_state()
         self._halted: Mapping[str, Any] | None = None
-        self._metrics_of_weights: dict[str, float] = {}
+        self._judged: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which metrics
 
     def run(self, resumed: Mapping[str, Any] | None = None) -> Request | None:
-        """Train, and return the request that ended it: None when all epochs are done.
+        """Train, and return the request that ended it: None when all epochs or steps are done.
 
         `resumed` is the state of the checkpoint that was restored, if one was; without one a run that was stopped goes
         on where it was. Raises what the model, the data or a critical listener raise, `DataError` for an epoch without
         batches and `NonFiniteError`.
         """
         resumed, self._halted = resumed or self._halted, None
+        self._watched = watched(self._options, self._progress, self._requests)
+        if resumed is None:
+            self._try_validation()
         ended = self._serve()
-        while not ended and self._progress.completed < self._options.epochs:
+        while not ended and not self._is_complete():
             ended = self._epoch(resumed)
             resumed = None
+        if ended and ended.verb == "finish":
+            ended = self._finish()
         self._save(ended.reason if ended else "the end")
         self._halted = resumed or self._moment()
         return ended
 
+    def _is_complete(self) -> bool:
+        steps = self._options.max_steps
+        return self._progress.completed >= self._options.epochs or (steps is not None and self._progress.step >= steps)
+
     def _epoch(self, resumed: Mapping[str, Any] | None) -> Request | None:
         progress = self._progress
         waiting = self._requests.waiting
-        for _ in self._step.train(self._begin_epoch(resumed)):
+        for _ in self._watched(self._step.train(self._begin_epoch(resumed))):
             if waiting and (ended := self._serve()):
+                if ended.verb == "finish" and progress.batches == self._feed.length:
+                    break  # it is the epoch's end as well
                 return ended
         metrics = self._end_of_training()
-        if self._evaluation is not None and self._validates():
-            before = rng_state()
-            validated = self._evaluation.run(abandoned=self._requests.end_is_asked)
+        if self._evaluation is None:
+            self._step.watch(metrics["loss"])
+        elif self._validates():
+            validated = self._validate(self._evaluation)
             if validated is None:
-                restore_rng(before)  # all of the validation comes again when the run goes on
                 return self._serve()
-            metrics |= self._announced(ValidationEnd(self._source, validated))
-        self._step.end_epoch(metrics["loss"] if self._evaluation is None else metrics.get("val_loss"))
+            metrics |= validated
+        self._step.end_epoch()
         progress.completed += 1
         progress.batches = 0
-        self._metrics_of_weights = self._announced(EpochEnd(self._source, progress.epoch, metrics))
+        self._judge(self._announced(EpochEnd(self._source, progress.epoch, metrics)))
         return self._serve()
 
     def _begin_epoch(self, resumed: Mapping[str, Any] | None) -> Iterator[MicroBatch]:
@@ -100,7 +117,6 @@ class Loop:
         """
         skip = self._progress.batches
         self._progress.epoch = self._progress.completed
-        self._metrics_of_weights = {}
         if resumed is not None:
             restore_rng(resumed["rng"])
         self._step.begin_epoch()
@@ -110,33 +126,71 @@ class Loop:
         self._epoch_rng = rng_state()
         batches = self._feed.begin(self._progress.epoch, skip)
         if resumed is not None and skip:
-            self._step.means.load_state_dict(resumed["means"])
+            self._step.load_state_dict(resumed["step"])
             restore_rng(resumed["rng"])
-        return micro_batches(batches, self._options.accumulate, start=skip, total=self._feed.length)
+        return micro_batches(batches, self._accumulate, start=skip, total=self._feed.length)
 
     def _end_of_training(self) -> dict[str, float]:
         """Return the metrics of an epoch's training."""
-        means = self._means()
-        if not means:
+        means = self._step.means()
+        if not means and not self._progress.batches:
             raise DataError(
                 f"epoch {self._progress.epoch} had no batches",
                 expected="training data that can be iterated once an epoch",
                 hint="a DataLoader or a list; an iterator is used up after one epoch",
             )
+        means = means or {"loss": math.nan}  # every batch was left out
         trained = {f"train_{name}": value for name, value in means.items()}
-        return {"loss": means["loss"], **trained, "lr": self._step.lr}
+        return {"loss": means["loss"], **trained, **self._step.left_out, **self._step.lrs}
 
-    def _means(self) -> dict[str, float]:
-        """Return the epoch's means; raises `NonFiniteError`, since on a device not every loss was looked at so far."""
-        means = self._step.means.read()
-        if not self._step.means.finite:
-            raise NonFiniteError(means["loss"], epoch=self._progress.epoch, step=self._progress.step)
-        return means
+    def _finish(self) -> Request | None:
+        """End within an epoch, after the last step that was asked for, as an epoch ends, but for its `epoch_end`."""
+        metrics = self._end_of_training()
+        self._metrics |= metrics
+        self._bus.publish(MetricsLogged(self._source, metrics))
+        if self._evaluation is not None and self._progress.validated != self._progress.step:
+            self._validate(self._evaluation)
+        return self._serve()
+
+    # Validation
+
+    def _try_validation(self) -> None:
+        """Try some batches of validation before training, and leave the random generators be."""
+        if self._evaluation is not None and self._options.sanity_batches:
+            with isolated_rng():
+                self._evaluation.try_batches(self._options.sanity_batches, abandoned=self._requests.end_is_asked)
 
     def _validates(self) -> bool:
-        """Whether this epoch is validated: each so-many-th, and the last."""
+        """Whether this epoch is validated: each so-many-th and the last; with a rhythm of steps, the last weights."""
         epoch = self._progress.epoch + 1
-        return epoch % self._options.validate_every == 0 or epoch == self._options.epochs
+        steps = self._options.max_steps
+        is_last = epoch == self._options.epochs or (steps is not None and self._progress.step >= steps)
+        if self._options.validate_every_steps is None:
+            return epoch % self._options.validate_every == 0 or is_last
+        return is_last and self._progress.validated != self._progress.step
+
+    def _validate(self, evaluation: Evaluation, *, asked: bool = False) -> dict[str, float] | None:
+        """Validate and tell of it; return the metrics, None if an end was asked for meanwhile.
+
+        It is then as if nothing had been: all of the validation comes again when the run goes on. One that somebody
+        asked for leaves no trace in the training: neither in the random generators nor in a schedule.
+        """
+        before = rng_state()
+        validated = evaluation.run(abandoned=self._requests.end_is_asked)
+        if validated is None or asked:
+            restore_rng(before)
+        if validated is None:
+            return None
+        if not asked:
+            self._progress.validated = self._progress.step
+        metrics = self._announced(ValidationEnd(self._source, validated, asked))
+        if not asked and "val_loss" in metrics:
+            self._step.watch(metrics["val_loss"])
+        self._judge(metrics)
+        return metrics
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        self._judged = self._progress.step, metrics
 
     def _announced(self, event: ValidationEnd | EpochEnd) -> dict[str, float]:
         """Publish an event with metrics, to which listeners may add, and return them all."""
@@ -146,24 +200,42 @@ class Loop:
         self._metrics |= metrics
         return metrics
 
+    # What was asked for
+
     def _serve(self) -> Request | None:
-        """Do what was asked for; return what ends the run, if anything does."""
+        """Do what was asked for: first validate, then save; return what ends the run, if anything does."""
         requests = self._requests.take()
         for request in requests:
             if request.event is not None:
                 self._bus.publish(request.event)
-            elif not request.ends:
-                self._save(request.reason)
-        return next((request for request in requests if request.ends), None)
+            elif request.by:
+                self._bus.publish(ControlRequested(self._source, request.verb, request.reason, request.by))
+        ended = next((request for request in requests if request.ends), None)
+        validations = [request for request in requests if request.verb == "validate"]
+        if validations and not ended and not self._validate_between(asked=all(one.by for one in validations)):
+            return self._serve()  # what ended the validation ends the run
+        if saves := [request for request in requests if request.verb == "save"]:
+            self._save(saves[0].reason)
+        return ended
+
+    def _validate_between(self, *, asked: bool) -> bool:
+        """Validate between two steps, after which the model trains on as it did; False if an end was asked for."""
+        if self._evaluation is None:
+            log.warning("there is nothing to validate on: the run has no validation data")
+            return True
+        with self._evaluation.modes_kept():
+            return self._validate(self._evaluation, asked=asked) is not None
 
     def _save(self, reason: str) -> None:
         if self._saving.is_due():
-            self._means()  # what a loss has spoilt must not take the place of a good checkpoint
-            self._saving.save(self._moment, metrics=self._metrics_of_weights, reason=reason)
+            self._step.means()  # what a loss has spoilt must not take the place of a good checkpoint
+            step, metrics = self._judged
+            metrics = metrics if step == self._progress.step else {}
+            self._saving.save(self._moment, metrics=metrics, reason=reason)
 
     def _moment(self) -> dict[str, Any]:
         """Return what it takes, besides the weights, to go on from here as if nothing had happened."""
-        return {"rng": rng_state(), "epoch_rng": self._epoch_rng, "means": self._step.means.state_dict()}
+        return {"rng": rng_state(), "epoch_rng": self._epoch_rng, "step": self._step.state_dict()}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

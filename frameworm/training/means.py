@@ -14,7 +14,7 @@ class Means(Protocol):
     """Running means, weighted by samples."""
 
     finite: bool
-    """Whether every loss that was looked at so far was finite."""
+    """Whether every loss that was looked at was finite, since this was last set."""
 
     def add(self, loss: Tensor, others: Mapping[str, Any], weight: int) -> None:
         """Take in a batch's loss and other scalars (0-dim tensors or numbers), for `weight` samples."""
@@ -30,12 +30,16 @@ class Means(Protocol):
 
 
 class HostMeans:
-    """Means of values that are on the CPU: each is read at once, in double precision."""
+    """Means of values that are read at once, in double precision: on the CPU that costs nothing.
 
-    __slots__ = ("_loss", "_samples", "_sums", "_weights", "finite")
+    `leave_out` has the means be those of the batches whose loss is finite.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_leave_out", "_loss", "_samples", "_sums", "_weights", "finite")
+
+    def __init__(self, *, leave_out: bool = False) -> None:
         self.finite = True
+        self._leave_out = leave_out
         self._sums: dict[str, float] = {}
         self._weights: dict[str, int] = {}
         self._loss = 0.0
@@ -46,6 +50,8 @@ class HostMeans:
         value = loss.item()
         if value - value != 0.0:  # infinite or nan
             self.finite = False
+            if self._leave_out:
+                return
         self._loss += value * weight
         self._samples += weight
         for name, other in others.items():
@@ -125,6 +131,8 @@ def number(value: Any) -> float:
     return float(value.detach() if isinstance(value, Tensor) else value)
 
 
-def means_on(device: torch.device, look_every: int) -> Means:
-    """Return empty means for values on `device`."""
-    return HostMeans() if device.type == "cpu" else DeviceMeans(device, look_every)
+def means_on(device: torch.device, look_every: int, *, leave_out: bool = False) -> Means:
+    """Return empty means for values on `device`; to `leave_out` a loss that is not finite, each has to be read."""
+    if leave_out or device.type == "cpu":
+        return HostMeans(leave_out=leave_out)
+    return DeviceMeans(device, look_every)

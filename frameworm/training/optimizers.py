@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,14 +40,22 @@ def optimizer_for(model: nn.Module, given: Optimizer | Named | str) -> Optimizer
     return given
 
 
-def build_optimizer(name: str, model: nn.Module, options: Mapping[str, Any], *, where: str | None = None) -> Optimizer:
-    """The optimizer called `name` over those parameters of `model` that require a gradient.
+def build_optimizer(
+    name: str,
+    model: nn.Module,
+    options: Mapping[str, Any],
+    *,
+    only: Iterable[nn.Parameter] | None = None,
+    where: str | None = None,
+) -> Optimizer:
+    """The optimizer called `name` over those parameters of `model` (`only` some of them) that require a gradient.
 
     `name` is a registered one, an import path, or one of torch's, in any case (`adamw`, `RMSprop`). torch's fused
     kernel is used where the optimizer has one for these parameters, unless an option decides it. Raises UserError
     when the name or an option is wrong, or nothing is to be trained.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    among = model.parameters() if only is None else only
+    parameters = [parameter for parameter in among if parameter.requires_grad]
     if not parameters:
         raise UserError(
             f"{type(model).__name__} has nothing to train",

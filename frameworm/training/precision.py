@@ -16,12 +16,13 @@ from frameworm.errors import UnknownNameError, UserError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """`name` (`fp32` or `bf16`) on `device`: bf16 is torch's autocast, weights and gradients stay as they are.
+    """`name` (`fp32`, `bf16` or `fp16`) on `device`: torch's autocast, weights and gradients stay as they are.
 
     Raises UnknownNameError for another name and UserError when the device cannot compute in it.
     """
@@ -43,7 +44,9 @@ class Precision:
 
     def context(self) -> AbstractContextManager[Any]:
         """A context in which to compute; make one for each use."""
-        return nullcontext() if self.name == "fp32" else torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.name])
 
     def wrap(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function` computing in this precision; for fp32 that is `function` itself."""

@@ -10,13 +10,13 @@ import msgspec
 
 from bus import Event
 
-Verb = Literal["stop", "interrupt", "save", "publish"]
+Verb = Literal["stop", "interrupt", "finish", "save", "validate", "skip", "publish"]
 
 
 class Progress:
     """How far a run is; changed by the loop alone, before the event that announces the change."""
 
-    __slots__ = ("batches", "completed", "epoch", "step")
+    __slots__ = ("batches", "completed", "epoch", "step", "validated")
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -27,6 +27,8 @@ class Progress:
         """The batches of the epoch after those, whose gradients went into a step."""
         self.step = 0
         """Optimizer steps since the run began."""
+        self.validated = 0
+        """The step after which it was validated last, by itself."""
 
     def state_dict(self) -> dict[str, int]:
         """Return what `load_state_dict` needs to go on."""
@@ -43,13 +45,15 @@ class Request(msgspec.Struct, frozen=True):
 
     verb: Verb
     reason: str
+    by: str = ""
+    """Who asked; nobody did for what the options say."""
     event: Event | None = None
     """Of `publish`, what happened on another thread, to be told on the training's own."""
 
     @property
     def ends(self) -> bool:
         """Whether it ends the run."""
-        return self.verb in ("stop", "interrupt")
+        return self.verb in ("stop", "interrupt", "finish")
 
 
 class Requests:
@@ -58,14 +62,21 @@ class Requests:
     def __init__(self) -> None:
         self.waiting: deque[Request] = deque()
         """What nobody has served yet; appending and popping are atomic."""
+        self.skips: deque[Request] = deque()
+        """Batches to be left out, which wait for a batch, not for a step."""
 
-    def file(self, verb: Verb, reason: str, *, event: Event | None = None) -> None:
+    def file(self, verb: Verb, reason: str, *, by: str = "", event: Event | None = None) -> None:
         """Ask for something."""
-        self.waiting.append(Request(verb, reason, event))
+        (self.skips if verb == "skip" else self.waiting).append(Request(verb, reason, by, event))
 
     def take(self) -> list[Request]:
         """Return what was asked for, in order, and forget it."""
         return [self.waiting.popleft() for _ in range(len(self.waiting))]
+
+    def forget(self) -> None:
+        """Forget what was asked for too late."""
+        self.waiting.clear()
+        self.skips.clear()
 
     def end_is_asked(self) -> bool:
         """Whether one of them ends the run."""

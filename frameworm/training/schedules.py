@@ -40,6 +40,7 @@ def schedule_for(
     *,
     steps_per_epoch: int | None,
     epochs: int,
+    max_steps: int | None = None,
 ) -> Schedule | None:
     """The schedule that a trainer is given for `optimizer`: as it is, or by its name, alone or with options.
 
@@ -52,7 +53,8 @@ def schedule_for(
         given = Schedule(given, "epoch" if isinstance(given, ReduceLROnPlateau) else "step")
     if not isinstance(given, Schedule):
         named = given if isinstance(given, Named) else Named(given)
-        total = None if steps_per_epoch is None else steps_per_epoch * epochs
+        ends = [] if steps_per_epoch is None else [steps_per_epoch * epochs]
+        total = min([*ends, max_steps] if max_steps is not None else ends, default=None)
         return build_scheduler(
             named.name,
             optimizer,

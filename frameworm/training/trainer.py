@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bus import Event, EventBus, default_bus
 from bus.beside import beside
-from frameworm.config import Named, TrainerConfig
+from frameworm.config import Named, OptimizerConfig, TrainerConfig
 from frameworm.errors import DataError, NonFiniteError, UserError
 from frameworm.events import (
     CheckpointLoad,
@@ -27,9 +28,11 @@ from frameworm.events import (
     TrainResumed,
 )
 from frameworm.facts import RunView
+from frameworm.training.asking import caller
 from frameworm.training.checkpoint import CheckpointStore
-from frameworm.training.contract import LossFunction
+from frameworm.training.configuring import joint_loss, optimizations_for
 from frameworm.training.device import resolve_device
+from frameworm.training.ema import MovingAverage
 from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
@@ -37,15 +40,15 @@ from frameworm.training.hearing import hearing_of_listeners
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
 from frameworm.training.means import means_on, number
-from frameworm.training.optimization import Optimization
-from frameworm.training.optimizers import optimizer_for
+from frameworm.training.nonfinite import NonFinite
 from frameworm.training.precision import Precision
 from frameworm.training.progress import Progress, Request, Requests
 from frameworm.training.run import RunInfo, Status, TrainResult
-from frameworm.training.saving import Saving
-from frameworm.training.schedules import Schedule, schedule_for
+from frameworm.training.saving import Saving, Stateful
+from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
 from frameworm.training.step import Step
+from frameworm.training.windows import steps_in
 
 
 class Trainer:
@@ -54,13 +57,15 @@ class Trainer:
         trainer = Trainer(model, train_loader, val_loader, metrics=["accuracy"])
         result = trainer.fit()
 
-    - `model`: an `nn.Module` with `compute_loss(x, y=None) -> {"loss": 0-dim tensor, ...}`.
+    - `model`: an `nn.Module` with `compute_loss(x, y=None) -> {"loss": 0-dim tensor, ...}`. With several optimizers it
+      has `configure_optimizers() -> {name: ...}` too, and is asked for `compute_loss(x, y=None, *, optimizer=name)`.
     - `train_data`, `val_data`: iterables of batches that can be iterated once an epoch, `DataLoader`s or lists.
     - `optimizer`: a torch optimizer over the model's parameters, or the name of one, alone or with options.
     - `scheduler`: the name of a schedule, alone or with options; or a torch scheduler, stepped with the optimizer,
       in a `Schedule` also with the epochs.
+    - `optimizers`: what is different for each of several, by its name.
     - `metrics`: names of registered metrics, taken at every validation.
-    - `options`: epochs, device, precision, accumulation, clipping: see `TrainerConfig`.
+    - `options`: epochs, device, precision, accumulation, clipping and more: see `TrainerConfig`.
     - `bus`: where events are published; by default a bus of its own that also serves the process-wide listeners.
     - `run`, `checkpoints`: the run's identity, and where its checkpoints go, if anywhere.
 
@@ -75,23 +80,24 @@ class Trainer:
         *,
         optimizer: Optimizer | Named | str = "adamw",
         scheduler: Schedule | LRScheduler | Named | str | None = None,
+        optimizers: Mapping[str, OptimizerConfig] | None = None,
         metrics: Sequence[str] = (),
         options: TrainerConfig | None = None,
         bus: EventBus | None = None,
         run: RunInfo | None = None,
         checkpoints: CheckpointStore | None = None,
     ) -> None:
-        self.options = options or TrainerConfig()
-        self.bus = bus if bus is not None else EventBus(parent=default_bus)
+        self.options = options = options or TrainerConfig()
+        self.bus = bus = bus if bus is not None else EventBus(parent=default_bus)
         self.run = run or RunInfo()
         self.rank = 0
-        self.device = resolve_device(self.options.device)
+        self.device = resolve_device(options.device)
         self.model = model.to(self.device)
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
         self.error: str | None = None
-        self._progress = Progress()
-        self._requests = Requests()
+        self._progress = progress = Progress()
+        self._requests = requests = Requests()
         self._signal: signal.Signals | None = None
         self.seq_of: Callable[[Event], int] = lambda _event: 0
         """Says the number of an event's record, while it is published; 0 where it has none."""
@@ -99,62 +105,92 @@ class Trainer:
         """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
         self._feed = Feed(train_data, self.device, epochs=self.epochs)
-        self.optimizer = optimizer_for(model, optimizer)
-        schedule = schedule_for(self.optimizer, scheduler, steps_per_epoch=self.steps_per_epoch, epochs=self.epochs)
-        precision = Precision(self.options.precision, self.device)
-        self._loss_function = loss_function = LossFunction(model, self.model_name, precision.wrap)
+        precision = Precision(options.precision, self.device)
+        self._optimizations = optimizations = optimizations_for(
+            model,
+            self.model_name,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            optimizers=optimizers or {},
+            options=options,
+            precision=precision,
+            batches=self._feed.length,
+        )
+        self._loss_function = joint_loss(optimizations)
+        average = None if options.ema is None else MovingAverage(model, options.ema)
+        non_finite = NonFinite(
+            self,
+            bus,
+            options.non_finite,
+            progress=progress,
+            at_once=self.device.type == "cpu",
+            look_every=options.log_every,
+        )
         step = Step(
             self,
-            self.bus,
+            bus,
             model=model,
-            loss_function=loss_function,
-            optimizer=self.optimizer,
-            schedule=schedule,
-            clip_norm=self.options.clip_norm,
-            progress=self._progress,
-            new_means=lambda: means_on(self.device, self.options.log_every),
+            optimizations=optimizations,
+            average=average,
+            non_finite=non_finite,
+            progress=progress,
+            requests=requests,
+            new_means=partial(means_on, self.device, options.log_every, leave_out=non_finite.skips),
         )
-        if metrics and val_data is None:
+        self._evaluation = self._evaluation_on(val_data, metrics, precision, average)
+        parts: dict[str, Stateful] = {"non_finite": non_finite}
+        parts |= {f"optimizer {part.name}" if part.name else "optimizer": part for part in optimizations}
+        if average is not None:
+            parts["ema"] = average
+        self._saving = Saving(
+            self,
+            bus,
+            store=checkpoints,
+            model=model,
+            parts=parts,
+            progress=progress,
+        )
+        self._loop = Loop(
+            self,
+            bus,
+            feed=self._feed,
+            step=step,
+            evaluation=self._evaluation,
+            saving=self._saving,
+            progress=progress,
+            requests=requests,
+            metrics=self.metrics,
+            options=options,
+            accumulate=[part.accumulate for part in optimizations],
+        )
+
+    def _evaluation_on(
+        self,
+        data: Iterable[Any] | None,
+        metrics: Sequence[str],
+        precision: Precision,
+        average: MovingAverage | None,
+    ) -> Evaluation | None:
+        if data is not None:
+            return Evaluation(
+                self,
+                self.bus,
+                model=self.model,
+                loss_function=self._loss_function,
+                predict=precision.wrap(self.model),
+                feed=Feed(data, self.device, epochs=self.epochs),
+                metrics=metrics,
+                device=self.device,
+                average=average,
+            )
+        if metrics:
             raise UserError(
                 "metrics are taken at validation, and there are no data for it",
                 got=f"metrics: {', '.join(metrics)}",
                 where="metrics",
                 hint="validation data, or no metrics",
             )
-        self._evaluation = (
-            None
-            if val_data is None
-            else Evaluation(
-                self,
-                self.bus,
-                model=model,
-                loss_function=loss_function,
-                predict=precision.wrap(model),
-                feed=Feed(val_data, self.device, epochs=self.epochs),
-                metrics=metrics,
-                device=self.device,
-            )
-        )
-        self._saving = Saving(
-            self,
-            self.bus,
-            store=checkpoints,
-            model=model,
-            parts={"optimizer": Optimization(self.optimizer, schedule=schedule)},
-            progress=self._progress,
-        )
-        self._loop = Loop(
-            self,
-            self.bus,
-            feed=self._feed,
-            step=step,
-            evaluation=self._evaluation,
-            saving=self._saving,
-            progress=self._progress,
-            requests=self._requests,
-            metrics=self.metrics,
-            options=self.options,
-        )
+        return None
 
     # Facts
 
@@ -204,6 +240,16 @@ class Trainer:
         return self._progress.step
 
     @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; the first one of several."""
+        return self._optimizations[0].optimizer
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """All of them by their names; a single one is called `optimizer`."""
+        return {part.name or "optimizer": part.optimizer for part in self._optimizations}
+
+    @property
     def checkpoints(self) -> CheckpointStore | None:
         """Where checkpoints go; without it none are saved."""
         return self._saving.store
@@ -226,7 +272,7 @@ class Trainer:
     def steps_per_epoch(self) -> int | None:
         """How many optimizer steps an epoch has, where the data can tell."""
         batches = self._feed.length
-        return None if batches is None else -(-batches // self.options.accumulate)
+        return None if batches is None else steps_in(batches, [part.accumulate for part in self._optimizations])
 
     def detached(self, event: Event) -> RunView:
         """Return the facts as they are at an event, for listeners that are served on other threads and later."""
@@ -249,15 +295,29 @@ class Trainer:
             self.seq_of(event),
         )
 
-    # Control: from any hook or thread; what is asked for is served between optimizer steps
+    # Control: from any hook or thread; what is asked for is served between optimizer steps, and recorded with who asked
 
-    def stop(self, reason: str = "asked to stop") -> None:
-        """Ask to end training after the current optimizer step; the run counts as stopped."""
-        self._requests.file("stop", reason)
+    def stop(self, reason: str = "asked to stop", *, by: str | None = None) -> None:
+        """Ask to end training after the current optimizer step; the run counts as stopped.
 
-    def save_now(self, reason: str = "asked to save") -> None:
+        `by` says who asks, here and below; by default it is the code that calls, "" stands for the options themselves.
+        """
+        self._requests.file("stop", reason, by=caller(1) if by is None else by)
+
+    def skip_batch(self, reason: str = "asked to skip", *, by: str | None = None) -> None:
+        """Ask to leave out the batch that begins, if a hook on `batch_begin` asks; else the next one.
+
+        It keeps its place in its accumulation window, whose other batches count as much as they would with it.
+        """
+        self._requests.file("skip", reason, by=caller(1) if by is None else by)
+
+    def save_now(self, reason: str = "asked to save", *, by: str | None = None) -> None:
         """Ask for a checkpoint after the current optimizer step."""
-        self._requests.file("save", reason)
+        self._requests.file("save", reason, by=caller(1) if by is None else by)
+
+    def validate_now(self, reason: str = "asked to validate", *, by: str | None = None) -> None:
+        """Ask for a validation after the current optimizer step; training goes on as if there had been none."""
+        self._requests.file("validate", reason, by=caller(1) if by is None else by)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Publish metrics of one's own (numbers or 0-dim tensors, which are read now) as `metrics_logged`."""
@@ -286,7 +346,7 @@ class Trainer:
         """
         with isolated_rng():
             if self._evaluation is not None:
-                self._evaluation.try_batch()
+                self._evaluation.try_batches()
             self.model.train()
             batch = next(self._feed.begin(), None)
             if batch is None:
@@ -330,7 +390,9 @@ class Trainer:
         Cancelled, it ends the run as an interrupt does, after the current step and with a checkpoint, and the
         cancellation goes on when that is done.
         """
-        return await beside(self.fit, stop=lambda: self._requests.file("interrupt", "cancelled"))
+        return await beside(
+            self.fit, stop=partial(self._requests.file, "interrupt", "cancelled", by="the task that awaited it")
+        )
 
     def _run(self) -> Request | None:
         self.bus.publish(TrainBegin(self, self.epochs))
@@ -367,10 +429,10 @@ class Trainer:
 
     def _interrupt(self, number: signal.Signals) -> None:
         if number is signal.SIGUSR1:
-            self.save_now(number.name)
+            self._requests.file("save", number.name, by=f"signal {number.name}")
             return
         self._signal = number
-        self._requests.file("interrupt", number.name)
+        self._requests.file("interrupt", number.name, by=f"signal {number.name}")
 
     def _leave_as_signalled(self) -> None:
         if self._signal is signal.SIGINT:

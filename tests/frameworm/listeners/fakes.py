@@ -35,6 +35,7 @@ class FakeTrainer:
     model_name: str = "cnn"
     model: Any = None
     optimizer: Any = None
+    optimizers: Any = field(default_factory=dict)
     rank: int = 0
     attempt: int = 1
     epoch: int = 0
@@ -44,11 +45,19 @@ class FakeTrainer:
     metrics: dict[str, float] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    def stop(self, reason: str = "") -> None:
+    def stop(self, reason: str = "", *, by: str | None = None) -> None:
         """Remember that it was asked to stop."""
         self.asked.append(("stop", reason))
 
-    def save_now(self, reason: str = "") -> None:
+    def skip_batch(self, reason: str = "", *, by: str | None = None) -> None:
+        """Remember that it was asked to skip a batch."""
+        self.asked.append(("skip", reason))
+
+    def validate_now(self, reason: str = "", *, by: str | None = None) -> None:
+        """Remember that it was asked to validate."""
+        self.asked.append(("validate", reason))
+
+    def save_now(self, reason: str = "", *, by: str | None = None) -> None:
         """Remember that it was asked to save."""
         self.asked.append(("save", reason))
 

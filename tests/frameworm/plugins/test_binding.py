@@ -12,7 +12,7 @@ import pytest
 from bus import event_types
 from bus.subscription import is_async, name_of
 from frameworm.errors import HookError
-from frameworm.events import BackwardEnd, BatchBegin, BatchEnd, EpochEnd, ModelExport, TrainEnd
+from frameworm.events import BatchBegin, BatchEnd, EpochEnd, ModelExport, TrainEnd, ValidationBegin
 from frameworm.plugins.binding import bind, event_of, hook_names, place_of
 
 TRAINER: Any = "the trainer"
@@ -191,7 +191,7 @@ def test_functions_without_a_signature_take_what_there_is() -> None:
     assert seen == [TRAINER]
     with pytest.raises(ValueError, match="signature"):
         inspect.signature(max)
-    assert bind(max, BackwardEnd)(BackwardEnd("abc")) == "c"  # type: ignore[arg-type]  # no trainer
+    assert bind(max, ValidationBegin)(ValidationBegin("abc")) == "c"  # type: ignore[arg-type]  # no trainer
 
 
 def test_the_trainer_is_not_among_the_arguments_of_an_export() -> None:

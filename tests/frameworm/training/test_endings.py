@@ -34,6 +34,7 @@ RUN = (
     "validation_batch_end",
     "validation_end",
     "epoch_end",
+    "control_requested",
     "checkpoint_save",
     "checkpoint_saved",
 )

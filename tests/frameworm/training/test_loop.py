@@ -14,15 +14,14 @@ import torch
 from bus.testing import record
 from frameworm.errors import DataError, NonFiniteError
 from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ValidationEnd
-from frameworm.training import trainer as trainer_module
 from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.loop import numbers
-from frameworm.training.means import DeviceMeans
 from tests.frameworm.training.toys import (
     Batch,
     Scripted,
     a_perceptron,
     a_trainer,
+    as_on_a_device,
     some_batches,
     train_by_hand,
     weights,
@@ -212,7 +211,7 @@ def test_a_stop_ends_the_run_after_the_step(accumulate: int, steps: int) -> None
     with record(trainer.bus) as events:
         result = trainer.fit()
     assert (result.status, result.reason, result.epochs, result.steps) == ("stopped", "enough", 0, steps)
-    assert events[-2].name == "batch_end"
+    assert [event.name for event in events[-3:]] == ["batch_end", "control_requested", "train_end"]
     assert (events[-1].status, events[-1].reason, events[-1].error) == ("stopped", "enough", None)
 
 
@@ -291,7 +290,7 @@ def test_what_a_device_did_not_show_yet_is_looked_at_before_saving(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """A checkpoint that a loss has spoilt would take the place of a good one."""
-    monkeypatch.setattr(trainer_module, "means_on", DeviceMeans)
+    as_on_a_device(monkeypatch)
     batches = some_batches(4)
     batches[1] = (batches[1][0] * float("nan"), batches[1][1])
     store = CheckpointStore(tmp_path, monitor=None)
@@ -309,7 +308,7 @@ def test_what_a_device_did_not_show_yet_is_looked_at_before_saving(
 
 def test_on_a_device_a_loss_that_is_not_finite_ends_the_epoch_at_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     """However seldom somebody looks."""
-    monkeypatch.setattr(trainer_module, "means_on", DeviceMeans)
+    as_on_a_device(monkeypatch)
     batches = some_batches(4)
     batches[1] = (batches[1][0] * float("nan"), batches[1][1])
     trainer = a_trainer(train_data=batches, log_every=100, epochs=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bus import EventBus
 from frameworm.config import TrainerConfig
+from frameworm.training import trainer as trainer_module
+from frameworm.training.means import DeviceMeans
+from frameworm.training.nonfinite import NonFinite
 from frameworm.training.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
@@ -129,3 +133,17 @@ def train_by_hand(
                 if scheduler is not None:
                     scheduler.step()
     return losses
+
+
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the trainer look at numbers as seldom as on a GPU."""
+
+    def means(device: torch.device, look_every: int, *, leave_out: bool) -> DeviceMeans:
+        assert not leave_out
+        return DeviceMeans(device, look_every)
+
+    def non_finite(*args: Any, **options: Any) -> NonFinite:
+        return NonFinite(*args, **{**options, "at_once": False})
+
+    monkeypatch.setattr(trainer_module, "means_on", means)
+    monkeypatch.setattr(trainer_module, "NonFinite", non_finite)
