@@ -9,6 +9,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "model": {
             "cnn": "frameworm.models.cnn:CNN",
+            "gan": "frameworm.models.gan:GAN",
             "mlp": "frameworm.models.mlp:MLP",
             "vae": "frameworm.models.vae:VAE",
         },

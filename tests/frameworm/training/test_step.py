@@ -57,8 +57,6 @@ def assert_as_by_hand(
     other = a_perceptron(dropout=0.3)
     optimizer = make(other)
     scheduler = schedule(optimizer) if schedule else None
-    options = {"precision": "bf16" if options.get("bf16") else "fp32"} | options
-    options.pop("bf16", None)
     data = batches if data is None else data
     trainer = a_trainer(other, data, optimizer=optimizer, scheduler=scheduler, epochs=3, **options)
     with record(trainer.bus, BatchEnd) as ends:
@@ -80,8 +78,12 @@ def assert_as_by_hand(
         {"accumulate": 5},
         {"accumulate": 8},
         {"clip_norm": 0.1},
-        {"bf16": True},
-        {"accumulate": 3, "clip_norm": 0.1, "bf16": True},
+        {"clip_value": 0.01},
+        {"clip_norm": 0.1, "clip_value": 0.01},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"accumulate": 3, "clip_norm": 0.1, "precision": "bf16"},
+        {"accumulate": 3, "clip_norm": 0.1, "clip_value": 0.01, "precision": "fp16"},
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from bus import EventBus
 from frameworm.config import TrainerConfig
@@ -110,11 +111,15 @@ def train_by_hand(
     epochs: int = 1,
     accumulate: int = 1,
     clip_norm: float | None = None,
-    bf16: bool = False,
+    clip_value: float | None = None,
+    precision: str = "fp32",
     scheduler: LRScheduler | None = None,
+    average: AveragedModel | None = None,
 ) -> list[float]:
     """Train as one does without a framework; return the loss of every batch."""
     losses = []
+    scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for _ in range(epochs):
         model.train()
         for index, (x, y) in enumerate(batches):
@@ -122,16 +127,22 @@ def train_by_hand(
             window = min(accumulate, len(batches) - first)
             if index == first:
                 optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", low, enabled=low is not None):
                 loss = model.compute_loss(x, y)["loss"]
             losses.append(loss.item())
-            (loss / window).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            scaler.scale(loss / window).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             if index == first + window - 1:
+                scaler.unscale_(optimizer)
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-                optimizer.step()
+                if clip_value is not None:
+                    nn.utils.clip_grad_value_(model.parameters(), clip_value)
+                scaler.step(optimizer)
+                scaler.update()
                 if scheduler is not None:
                     scheduler.step()
+                if average is not None:
+                    average.update_parameters(model)
     return losses
 
 
