@@ -100,4 +100,4 @@ class GAN(nn.Module):
         return self._images(n).float()
 
     def _images(self, n: int) -> Tensor:
-        return self(torch.randn(n, self.latent_dim, device=next(self.parameters()).device))
+        return self.forward(torch.randn(n, self.latent_dim, device=next(self.parameters()).device))

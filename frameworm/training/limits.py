@@ -32,8 +32,14 @@ def watched(options: TrainerConfig, progress: Progress, requests: Requests) -> C
 
 
 def _validating(between: Between, every: int, progress: Progress, requests: Requests) -> Between:
+    def is_due() -> bool:
+        return progress.step % every == 0 and progress.validated != progress.step
+
+    if is_due():  # the run was ended during this validation, and now goes on
+        requests.file("validate", "")
+        yield
     for moment in between:
-        if progress.step % every == 0 and progress.validated != progress.step:
+        if is_due():
             requests.file("validate", "")
         yield moment
 

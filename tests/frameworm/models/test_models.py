@@ -12,7 +12,7 @@ from torch import nn
 from frameworm.config import Section
 from frameworm.core import get_model
 from frameworm.errors import UserError
-from frameworm.models import CNN, MLP, VAE
+from frameworm.models import CNN, GAN, MLP, VAE
 
 MODELS = ("cnn", "mlp", "vae")
 
@@ -35,7 +35,7 @@ def test_the_digits_need_no_options(name: str, config: Any) -> None:
     assert not any(value.requires_grad for key, value in outputs.items() if key != "loss")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "gan"])
 def test_a_misspelt_option_offers_the_nearest(name: str) -> None:
     """A key that the model does not have would otherwise go unnoticed."""
     with pytest.raises(UserError, match=f"model '{name}' has no option 'chanels'"):
@@ -52,6 +52,7 @@ def test_a_misspelt_option_offers_the_nearest(name: str) -> None:
         ("mlp", {"loss": "huber"}, "'loss' of model 'mlp'(.|\n)*mse"),
         ("vae", {"latent_dim": 1.5}, "'latent_dim' of model 'vae'(.|\n)*a whole number"),
         ("vae", {"beta": -1}, "'beta' of model 'vae'(.|\n)*at least 0"),
+        ("gan", {"dropout": 1}, "'dropout' of model 'gan'"),
     ],
 )
 def test_a_wrong_value_names_its_option(name: str, options: dict[str, Any], message: str) -> None:
@@ -67,8 +68,10 @@ def test_a_config_is_a_mapping_of_sections(config: Any) -> None:
         CNN(config)
 
 
-@pytest.mark.parametrize("model", [CNN({}), MLP({"model": {"inputs": 3}}), VAE({})], ids=["cnn", "mlp", "vae"])
-def test_samples_of_another_shape_are_refused(model: CNN | MLP | VAE) -> None:
+@pytest.mark.parametrize(
+    "model", [CNN({}), MLP({"model": {"inputs": 3}}), VAE({}), GAN({})], ids=lambda model: type(model).__name__
+)
+def test_samples_of_another_shape_are_refused(model: CNN | MLP | VAE | GAN) -> None:
     """The error says which shape the options promise and which one came."""
     with pytest.raises(UserError, match="the data does not fit") as caught:
         model.compute_loss(torch.rand(2, 3, 9, 9), torch.zeros(2).long())
@@ -83,7 +86,7 @@ def test_supervised_models_need_targets(model: type[CNN | MLP]) -> None:
         model({}).compute_loss(_batch()[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "gan"])
 def test_models_survive_pickling(name: str) -> None:
     """A model can go to another process."""
     model = get_model(name)({})
@@ -154,10 +157,32 @@ def test_the_vae_samples_and_reconstructs_images() -> None:
     assert model(images).shape == images.shape
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "gan"])
 def test_bf16_gives_a_finite_loss(name: str) -> None:
     """Under autocast, losses stay 0-dim and finite."""
     model = get_model(name)({})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model.compute_loss(*_batch())["loss"]
     assert loss.isfinite()
+
+
+def test_the_gans_sides_have_losses_of_their_own() -> None:
+    """The discriminator's gives the generator no gradient; each is that of binary cross entropies."""
+    model, (x, _) = GAN({}), _batch()
+    outputs = model.compute_loss(x, optimizer="discriminator")
+    outputs["loss"].backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in model.generator.parameters())
+    assert all(parameter.grad is not None for parameter in model.discriminator.parameters())
+    assert outputs["loss"].item() == pytest.approx(0.693, abs=0.05)  # log 2: it cannot tell yet
+    assert 0 < outputs["real"].item() < 1
+    model.compute_loss(x, optimizer="generator")["loss"].backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in model.generator.parameters())
+    with pytest.raises(UserError, match="optimizer of model 'gan': 'critic'"):
+        model.compute_loss(x, optimizer="critic")
+
+
+def test_the_gan_samples_images() -> None:
+    """In 0..1, without a graph."""
+    images = GAN({"model": {"channels": 3, "size": 4}}).eval().sample(5)
+    assert (images.shape, images.dtype, images.requires_grad) == ((5, 3, 4, 4), torch.float32, False)
+    assert 0 <= images.min() <= images.max() <= 1
