@@ -60,6 +60,11 @@ class Optimization:
         """Add a loss's gradients to those of the window."""
         if name is not None or scaler is not None:
             self.backward = self._backward
+        acts = scaler is not None or clip_norm is not None or clip_value is not None or check_gradients
+        self.prepare = self._prepare if acts else None
+        """Unscale and clip the window's gradients; return their norm before, None where nobody needs it."""
+        self.advance = self._advance if schedule is not None and schedule.interval == "step" else None
+        """Move a schedule by the step, which counts also when it was left out: what is planned ends in time."""
 
     @property
     def lr(self) -> float:
@@ -76,8 +81,7 @@ class Optimization:
         own = None if self.name is None else [parameter for parameter in self.trained() if parameter.requires_grad]
         scaled.backward(inputs=own)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def prepare(self) -> Tensor | None:
-        """Unscale and clip the window's gradients; return their norm before, None where nobody needs it."""
+    def _prepare(self) -> Tensor | None:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = None
@@ -89,20 +93,15 @@ class Optimization:
             nn.utils.clip_grad_value_(self.trained(), self._clip_value)
         return norm
 
-    def step(self) -> bool:
-        """Take the step; return whether it was: with a scale that turns out too large it is not."""
-        if self.scaler is None:
-            self.optimizer.step()
-            return True
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return self.scaler.get_scale() >= scale  # reads it from the device, as `scaler.step` itself does as a rule
+    def scaled_step(self, scaler: GradScaler) -> bool:
+        """Take the step of scaled gradients; return whether it was: with a scale that is too large it is left out."""
+        scale = scaler.get_scale()
+        scaler.step(self.optimizer)
+        scaler.update()
+        return scaler.get_scale() >= scale  # reads it from the device, as `scaler.step` itself does as a rule
 
-    def advance(self, *, stepped: bool) -> None:
-        """Move a schedule by the step, which counts also when it was left out: what is planned ends in time."""
-        if self.schedule is None or self.schedule.interval != "step":
-            return
+    def _advance(self, stepped: bool) -> None:  # noqa: FBT001  it is the only argument
+        assert self.schedule is not None
         if stepped:
             self.schedule.scheduler.step()
             return

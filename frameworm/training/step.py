@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bus import EventBus
 from frameworm.events import (
@@ -24,6 +24,7 @@ from frameworm.training.means import Means
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.optimization import Optimization
 from frameworm.training.progress import Progress, Requests
+from frameworm.training.times import BACKWARD, DATA, FORWARD, OPTIMIZER, Times
 from frameworm.training.windows import MicroBatch, Place
 
 
@@ -45,8 +46,10 @@ class Step:
         progress: Progress,
         requests: Requests,
         new_means: Callable[[], Means],
+        times: Times,
     ) -> None:
         self._new_means = new_means
+        self._times = times
         self._source = source
         self._bus = bus
         self._model = model
@@ -61,15 +64,15 @@ class Step:
         self._optimizer_step = bus.channel(OptimizerStep)
         self._optimizer_stepped = bus.channel(OptimizerStepped)
         self._batch_end = bus.channel(BatchEnd)
-        self._counted_at = self._moved_at = -1  # the batches that were counted as a step, and that changed the weights
+        self._moved = False  # whether the batch's steps changed the weights, of which there is an average
         self._left_out = 0  # steps of this epoch
+        self._updates = [self._update_of(part) for part in optimizations]
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Get ready for an epoch's batches."""
         for part in self._optimizations:
             part.means = self._new_means()
-        self._counted_at = self._moved_at = -1
         self._left_out = 0
         self._model.train()
 
@@ -116,19 +119,24 @@ class Step:
         source, progress, skips, average = self._source, self._progress, self._requests.skips, self._average
         batch_begin, batch_end = self._batch_begin, self._batch_end
         backward_begin, backward_end = self._backward_begin, self._backward_end
+        spent, clock = self._times.spent, self._times.clock
         parts = [
-            (part, part.name, part.optimizer.zero_grad, part.loss_function, part.means, part.backward)
-            for part in self._optimizations
+            (part, part.name, part.optimizer.zero_grad, part.loss_function, part.means, part.backward, update)
+            for part, update in zip(self._optimizations, self._updates, strict=True)
         ]
+        since = clock()
         for batch_idx, batch, places, closed in micro_batches:
+            now = clock()
+            spent[DATA] += now - since
             if batch_begin.active:
                 batch_begin.emit(BatchBegin(source, batch_idx, batch))
             if skips:
                 self._skip(batch_idx, places)
             else:
                 total: Any = None
-                for (part, name, zero_grad, loss_function, means, backward), place in zip(parts, places, strict=True):
-                    window, opens, closes = place
+                for (part, name, zero_grad, loss_function, means, backward, update), place in zip(parts, places):  # noqa: B905  as many
+                    window, opens, closes, counts = place
+                    since = clock()
                     if opens:
                         zero_grad()  # not later: the forward pass takes over the memory, while it is in the caches
                     outputs = loss_function(batch)
@@ -136,6 +144,8 @@ class Step:
                     means.add(loss, scalars(outputs) if len(outputs) > 1 else {}, size_of(batch))
                     if not means.finite:
                         self._act_on_loss(part, loss.item())
+                    now = clock()
+                    spent[FORWARD] += now - since
                     share = loss / window if window > 1 else loss
                     if backward_begin.active:
                         backward_begin.emit(BackwardBegin(source, share, name))
@@ -144,51 +154,79 @@ class Step:
                     except RuntimeError:
                         loss_function.require_graph(loss)  # if that is why, in words that help
                         raise
+                    since = clock()
+                    spent[BACKWARD] += since - now
                     if backward_end.active:
                         backward_end.emit(BackwardEnd(source, name))
                     if closes:
-                        self._update(part, batch_idx)
+                        now = clock()
+                        update(counts)
+                        spent[OPTIMIZER] += clock() - now
                     total = loss if total is None else total.detach() + loss.detach()
-                if average is not None and self._moved_at == batch_idx:
-                    average.update()
+                if average is not None:
+                    self._take_average(average)
                 if batch_end.active and batch_end.due():
                     batch_end.emit(BatchEnd(source, batch_idx, total.detach()))
             if closed:
                 progress.batches = batch_idx + 1
                 yield
+            since = clock()
 
-    def _update(self, part: Optimization, batch_idx: int) -> None:
-        norm, stepped = None, False
+    def _update_of(self, part: Optimization) -> Callable[[bool], None]:
+        """Return what ends a window: the step, if there is to be one; its argument says whether the step counts."""
+        source, progress, averages = self._source, self._progress, self._average is not None
+        optimizer_step, optimizer_stepped = self._optimizer_step, self._optimizer_stepped
+        name, optimizer, scaler, advance = part.name, part.optimizer, part.scaler, part.advance
+        admitted = self._admitted if part.prepare is not None or self._non_finite.skips else None
+
+        def update(counts: bool) -> None:  # noqa: FBT001  it is called in each step
+            norm, stepped = (None, True) if admitted is None else admitted(part)
+            if stepped:
+                if optimizer_step.active:
+                    optimizer_step.emit(OptimizerStep(source, name))
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    stepped = part.scaled_step(scaler)
+            if advance is not None:
+                advance(stepped)
+            if counts:
+                progress.step += 1
+            if not stepped:
+                self._left_out += 1
+            elif averages:
+                self._moved = True
+            if optimizer_stepped.active:
+                optimizer_stepped.emit(OptimizerStepped(source, norm, not stepped, name))
+
+        return update
+
+    def _admitted(self, part: Optimization) -> tuple[Tensor | None, bool]:
+        """Return the norm of the gradients, where it is known, and whether a step may be taken with them."""
         if part.spoilt:
             part.spoilt = False
-        else:
-            norm = part.prepare()
-            # Where the loss is scaled, gradients that are not finite belong to finding the scale.
-            if norm is None or part.scaler is not None or self._non_finite.admits(norm, part.name):
-                if self._optimizer_step.active:
-                    self._optimizer_step.emit(OptimizerStep(self._source, part.name))
-                stepped = part.step()
-        part.advance(stepped=stepped)
-        if self._counted_at != batch_idx:
-            self._counted_at = batch_idx
-            self._progress.step += 1
-        if stepped:
-            self._moved_at = batch_idx
-        else:
-            self._left_out += 1
-        if self._optimizer_stepped.active:
-            self._optimizer_stepped.emit(OptimizerStepped(self._source, norm, not stepped, part.name))
+            return None, False
+        norm = part.prepare() if part.prepare is not None else None
+        # Where the loss is scaled, gradients that are not finite belong to finding the scale.
+        return norm, norm is None or part.scaler is not None or self._non_finite.admits(norm, part.name)
+
+    def _take_average(self, average: MovingAverage) -> None:
+        if self._moved:
+            self._moved = False
+            average.update()
 
     def _skip(self, batch_idx: int, places: Sequence[Place]) -> None:
         """Leave a batch out; it keeps its place in the windows, whose other batches still count as much as planned."""
         request = self._requests.skips.popleft()
-        for part, (_, opens, closes) in zip(self._optimizations, places, strict=True):
+        counts = True
+        for part, update, (_, opens, closes, _) in zip(self._optimizations, self._updates, places, strict=True):
             if opens:
                 part.optimizer.zero_grad()
             if closes and any(parameter.grad is not None for parameter in part.trained()):
-                self._update(part, batch_idx)
-        if self._average is not None and self._moved_at == batch_idx:
-            self._average.update()
+                update(counts)
+                counts = False
+        if self._average is not None:
+            self._take_average(self._average)
         self._bus.publish(BatchSkipped(self._source, batch_idx, request.reason, request.by))
 
     def _act_on_loss(self, part: Optimization, value: float) -> None:

@@ -48,6 +48,7 @@ from frameworm.training.saving import Saving, Stateful
 from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
 from frameworm.training.step import Step
+from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
 
 
@@ -96,6 +97,8 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
         self.error: str | None = None
+        self.times = Times()
+        """Where the time goes."""
         self._progress = progress = Progress()
         self._requests = requests = Requests()
         self._signal: signal.Signals | None = None
@@ -136,6 +139,7 @@ class Trainer:
             progress=progress,
             requests=requests,
             new_means=partial(means_on, self.device, options.log_every, leave_out=non_finite.skips),
+            times=self.times,
         )
         self._evaluation = self._evaluation_on(val_data, metrics, precision, average)
         parts: dict[str, Stateful] = {"non_finite": non_finite}

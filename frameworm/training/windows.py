@@ -9,8 +9,11 @@ from typing import Any
 
 from frameworm.errors import DataError
 
-Place = tuple[int, bool, bool]
-"""How many batches share the step of this one; whether it is the first and the last of them."""
+Place = tuple[int, bool, bool, bool]
+"""How many batches share the step of this one; whether it is the first and the last of them; whether the step counts.
+
+Of several optimizers that take a step in one batch the first is counted: together they are one.
+"""
 
 MicroBatch = tuple[int, Any, tuple[Place, ...], bool]
 """A batch's place in the epoch; the batch; its place in each optimizer's window; whether it closes all of them."""
@@ -27,7 +30,7 @@ def micro_batches(
     """
     period = math.lcm(*accumulate)
     if period == 1:
-        whole = ((1, True, True),) * len(accumulate)
+        whole, _ = _places(0, accumulate, 1)
         for batch_idx, batch in enumerate(batches, start):
             yield batch_idx, batch, whole, True
         return
@@ -54,12 +57,13 @@ def micro_batches(
 
 def _places(index: int, accumulate: Sequence[int], length: int) -> tuple[tuple[Place, ...], bool]:
     """The places of the `index`-th of `length` batches, and whether all the windows close with it."""
-    places = []
+    places: list[Place] = []
     for size in accumulate:
         place = index % size
         window = min(size, length - index + place)
-        places.append((window, place == 0, place == window - 1))
-    return tuple(places), all(closes for *_, closes in places)
+        closes = place == window - 1
+        places.append((window, place == 0, closes, closes and not any(counts for *_, counts in places)))
+    return tuple(places), all(closes for _, _, closes, _ in places)
 
 
 def steps_in(batches: int, accumulate: Sequence[int]) -> int:
@@ -67,7 +71,7 @@ def steps_in(batches: int, accumulate: Sequence[int]) -> int:
     if len(set(accumulate)) == 1:
         return -(-batches // accumulate[0])
     places = (_places(index, accumulate, batches)[0] for index in range(batches))
-    return sum(any(closes for *_, closes in place) for place in places)
+    return sum(counts for place in places for *_, counts in place)
 
 
 def _miscounted(total: int, how: str) -> DataError:

@@ -11,7 +11,9 @@ from frameworm.training.windows import micro_batches, steps_in
 def windows(count: int, accumulate: int, *, start: int = 0, total: int | None = None) -> list[tuple[int, int, str]]:
     """Return the place, the window's size and what it does of each of `count` batches."""
     cut = micro_batches(iter(range(start, start + count)), [accumulate], start=start, total=total)
-    return [(index, window, "open" * opens + "close" * closes) for index, _, ((window, opens, closes),), _ in cut]
+    return [
+        (index, window, "open" * opens + "close" * closes) for index, _, ((window, opens, closes, _counts),), _ in cut
+    ]
 
 
 @pytest.mark.parametrize("total", [None, 5])
@@ -55,13 +57,13 @@ def test_several_optimizers_have_windows_of_their_own(total: int | None) -> None
     """They open and close by themselves; only where all are closed is nothing half done."""
     cut = list(micro_batches(iter("abcdefg"), [2, 3], start=0, total=total))
     assert [places for _, _, places, _ in cut] == [
-        ((2, True, False), (3, True, False)),
-        ((2, False, True), (3, False, False)),
-        ((2, True, False), (3, False, True)),
-        ((2, False, True), (3, True, False)),
-        ((2, True, False), (3, False, False)),
-        ((2, False, True), (3, False, True)),
-        ((1, True, True), (1, True, True)),
+        ((2, True, False, False), (3, True, False, False)),
+        ((2, False, True, True), (3, False, False, False)),
+        ((2, True, False, False), (3, False, True, True)),
+        ((2, False, True, True), (3, True, False, False)),
+        ((2, True, False, False), (3, False, False, False)),
+        ((2, False, True, True), (3, False, True, False)),
+        ((1, True, True, True), (1, True, True, False)),
     ]
     assert [closed for *_, closed in cut] == [False, False, False, False, False, True, True]
     assert steps_in(7, [2, 3]) == 5
