@@ -19,6 +19,7 @@ from frameworm.training.progress import Progress, Request, Requests
 from frameworm.training.saving import Saving
 from frameworm.training.seeding import isolated_rng, restore_rng, rng_state
 from frameworm.training.step import Step
+from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, micro_batches
 
 log = logging.getLogger("frameworm")
@@ -45,6 +46,7 @@ class Loop:
         metrics: dict[str, float],
         options: TrainerConfig,
         accumulate: Sequence[int],
+        times: Times,
     ) -> None:
         self._source = source
         self._bus = bus
@@ -57,6 +59,7 @@ class Loop:
         self._metrics = metrics
         self._options = options
         self._accumulate = accumulate
+        self._times = times
         self._watched = watched(options, progress, requests)
         self._epoch_rng = rng_state()
         self._halted: Mapping[str, Any] | None = None
@@ -128,7 +131,7 @@ class Loop:
         if resumed is not None and skip:
             self._step.load_state_dict(resumed["step"])
             restore_rng(resumed["rng"])
-        return micro_batches(batches, self._accumulate, start=skip, total=self._feed.length)
+        return micro_batches(self._times.waits(batches), self._accumulate, start=skip, total=self._feed.length)
 
     def _end_of_training(self) -> dict[str, float]:
         """Return the metrics of an epoch's training."""
@@ -176,7 +179,7 @@ class Loop:
         asked for leaves no trace in the training: neither in the random generators nor in a schedule.
         """
         before = rng_state()
-        validated = evaluation.run(abandoned=self._requests.end_is_asked)
+        validated = self._times.timed("validation", evaluation.run)(abandoned=self._requests.end_is_asked)
         if validated is None or asked:
             restore_rng(before)
         if validated is None:
@@ -231,7 +234,7 @@ class Loop:
             self._step.means()  # what a loss has spoilt must not take the place of a good checkpoint
             step, metrics = self._judged
             metrics = metrics if step == self._progress.step else {}
-            self._saving.save(self._moment, metrics=metrics, reason=reason)
+            self._times.timed("checkpoint", self._saving.save)(self._moment, metrics=metrics, reason=reason)
 
     def _moment(self) -> dict[str, Any]:
         """Return what it takes, besides the weights, to go on from here as if nothing had happened."""

@@ -24,7 +24,7 @@ from frameworm.training.means import Means
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.optimization import Optimization
 from frameworm.training.progress import Progress, Requests
-from frameworm.training.times import BACKWARD, DATA, FORWARD, OPTIMIZER, Times
+from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, Place
 
 
@@ -119,24 +119,22 @@ class Step:
         source, progress, skips, average = self._source, self._progress, self._requests.skips, self._average
         batch_begin, batch_end = self._batch_begin, self._batch_end
         backward_begin, backward_end = self._backward_begin, self._backward_end
-        spent, clock = self._times.spent, self._times.clock
-        parts = [
-            (part, part.name, part.optimizer.zero_grad, part.loss_function, part.means, part.backward, update)
-            for part, update in zip(self._optimizations, self._updates, strict=True)
-        ]
-        since = clock()
+        stride = self._times.stride
+        parts, timed_parts = self._looked_up(timed=False), self._looked_up(timed=True)
+        in_hand = -1  # which of them was looked up last
         for batch_idx, batch, places, closed in micro_batches:
-            now = clock()
-            spent[DATA] += now - since
+            timing = not batch_idx % stride
             if batch_begin.active:
                 batch_begin.emit(BatchBegin(source, batch_idx, batch))
             if skips:
                 self._skip(batch_idx, places)
             else:
                 total: Any = None
-                for (part, name, zero_grad, loss_function, means, backward, update), place in zip(parts, places):  # noqa: B905  as many
-                    window, opens, closes, counts = place
-                    since = clock()
+                for which, window, opens, closes, counts in places:
+                    if which != in_hand or timing:
+                        in_hand = -1 if timing else which
+                        look_up = timed_parts if timing else parts
+                        part, name, zero_grad, loss_function, means, backward, update = look_up[which]
                     if opens:
                         zero_grad()  # not later: the forward pass takes over the memory, while it is in the caches
                     outputs = loss_function(batch)
@@ -144,24 +142,18 @@ class Step:
                     means.add(loss, scalars(outputs) if len(outputs) > 1 else {}, size_of(batch))
                     if not means.finite:
                         self._act_on_loss(part, loss.item())
-                    now = clock()
-                    spent[FORWARD] += now - since
                     share = loss / window if window > 1 else loss
                     if backward_begin.active:
                         backward_begin.emit(BackwardBegin(source, share, name))
                     try:
                         backward(share)
                     except RuntimeError:
-                        loss_function.require_graph(loss)  # if that is why, in words that help
+                        part.loss_function.require_graph(loss)  # if that is why, in words that help
                         raise
-                    since = clock()
-                    spent[BACKWARD] += since - now
                     if backward_end.active:
                         backward_end.emit(BackwardEnd(source, name))
                     if closes:
-                        now = clock()
                         update(counts)
-                        spent[OPTIMIZER] += clock() - now
                     total = loss if total is None else total.detach() + loss.detach()
                 if average is not None:
                     self._take_average(average)
@@ -170,7 +162,22 @@ class Step:
             if closed:
                 progress.batches = batch_idx + 1
                 yield
-            since = clock()
+
+    def _looked_up(self, *, timed: bool) -> list[tuple[Any, ...]]:
+        """Return, of each optimization, what a step needs of it: as it is, or with its time taken."""
+        time = self._times.timed if timed else lambda _phase, function: function
+        return [
+            (
+                part,
+                part.name,
+                part.optimizer.zero_grad,
+                time("forward", part.loss_function),
+                part.means,
+                time("backward", part.backward),
+                time("optimizer", update),
+            )
+            for part, update in zip(self._optimizations, self._updates, strict=True)
+        ]
 
     def _update_of(self, part: Optimization) -> Callable[[bool], None]:
         """Return what ends a window: the step, if there is to be one; its argument says whether the step counts."""
@@ -219,7 +226,7 @@ class Step:
         """Leave a batch out; it keeps its place in the windows, whose other batches still count as much as planned."""
         request = self._requests.skips.popleft()
         counts = True
-        for part, update, (_, opens, closes, _) in zip(self._optimizations, self._updates, places, strict=True):
+        for part, update, (_, _, opens, closes, _) in zip(self._optimizations, self._updates, places, strict=True):
             if opens:
                 part.optimizer.zero_grad()
             if closes and any(parameter.grad is not None for parameter in part.trained()):

@@ -166,6 +166,7 @@ class Trainer:
             metrics=self.metrics,
             options=options,
             accumulate=[part.accumulate for part in optimizations],
+            times=self.times,
         )
 
     def _evaluation_on(

@@ -9,8 +9,9 @@ from typing import Any
 
 from frameworm.errors import DataError
 
-Place = tuple[int, bool, bool, bool]
-"""How many batches share the step of this one; whether it is the first and the last of them; whether the step counts.
+Place = tuple[int, int, bool, bool, bool]
+"""Of the how many-th optimizer; how many batches share its step; whether this is the first and the last; whether the
+step counts.
 
 Of several optimizers that take a step in one batch the first is counted: together they are one.
 """
@@ -58,12 +59,12 @@ def micro_batches(
 def _places(index: int, accumulate: Sequence[int], length: int) -> tuple[tuple[Place, ...], bool]:
     """The places of the `index`-th of `length` batches, and whether all the windows close with it."""
     places: list[Place] = []
-    for size in accumulate:
+    for which, size in enumerate(accumulate):
         place = index % size
         window = min(size, length - index + place)
         closes = place == window - 1
-        places.append((window, place == 0, closes, closes and not any(counts for *_, counts in places)))
-    return tuple(places), all(closes for _, _, closes, _ in places)
+        places.append((which, window, place == 0, closes, closes and not any(counts for *_, counts in places)))
+    return tuple(places), all(closes for *_, closes, _ in places)
 
 
 def steps_in(batches: int, accumulate: Sequence[int]) -> int:

@@ -57,13 +57,13 @@ def test_several_optimizers_have_windows_of_their_own(total: int | None) -> None
     """They open and close by themselves; only where all are closed is nothing half done."""
     cut = list(micro_batches(iter("abcdefg"), [2, 3], start=0, total=total))
     assert [places for _, _, places, _ in cut] == [
-        ((2, True, False, False), (3, True, False, False)),
-        ((2, False, True, True), (3, False, False, False)),
-        ((2, True, False, False), (3, False, True, True)),
-        ((2, False, True, True), (3, True, False, False)),
-        ((2, True, False, False), (3, False, False, False)),
-        ((2, False, True, True), (3, False, True, False)),
-        ((1, True, True, True), (1, True, True, False)),
+        ((0, 2, True, False, False), (1, 3, True, False, False)),
+        ((0, 2, False, True, True), (1, 3, False, False, False)),
+        ((0, 2, True, False, False), (1, 3, False, True, True)),
+        ((0, 2, False, True, True), (1, 3, True, False, False)),
+        ((0, 2, True, False, False), (1, 3, False, False, False)),
+        ((0, 2, False, True, True), (1, 3, False, True, False)),
+        ((0, 1, True, True, True), (1, 1, True, True, False)),
     ]
     assert [closed for *_, closed in cut] == [False, False, False, False, False, True, True]
     assert steps_in(7, [2, 3]) == 5
