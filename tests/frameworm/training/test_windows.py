@@ -11,9 +11,9 @@ from frameworm.training.windows import micro_batches, steps_in
 def windows(count: int, accumulate: int, *, start: int = 0, total: int | None = None) -> list[tuple[int, int, str]]:
     """Return the place, the window's size and what it does of each of `count` batches."""
     cut = micro_batches(iter(range(start, start + count)), [accumulate], start=start, total=total)
-    return [
-        (index, window, "open" * opens + "close" * closes) for index, _, ((window, opens, closes, _counts),), _ in cut
-    ]
+    found = [(index, place) for index, _, (place,), _ in cut]
+    assert all(closes is counts for _, (_, _, _, closes, counts) in found)
+    return [(index, place[1], "open" * place[2] + "close" * place[3]) for index, place in found]
 
 
 @pytest.mark.parametrize("total", [None, 5])
