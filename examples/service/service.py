@@ -5,6 +5,8 @@
 
     curl -X POST localhost:8000/runs -d '{"trainer": {"epochs": 3}}'
     curl -N localhost:8000/runs/1/events?after=0
+    curl -X POST localhost:8000/runs/1/save
+    curl -X POST localhost:8000/runs/1/validate
     curl -X POST localhost:8000/runs/1/stop
 
 The events are server-sent events, which a browser reads with `new EventSource("/runs/1/events")`: `event` is the name
@@ -61,11 +63,11 @@ class Run:
         self._stopped: str | None = None
         self.task = asyncio.create_task(beside(self._train, stop=lambda: self.stop("the service ends")))
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, by: str = "the service") -> None:
         """End the training after its current step."""
         self._stopped = reason
         if self.trainer is not None:
-            self.trainer.stop(reason)
+            self.trainer.stop(reason, by=by)
 
     def facts(self) -> dict[str, Any]:
         """What there is to say of it."""
@@ -80,7 +82,7 @@ class Run:
             with self.bus, frameworm.session(self.config, bus=self.bus) as trainer:
                 self.trainer, self.directory, self.status = trainer, trainer.run_dir, "running"
                 if self._stopped:
-                    trainer.stop(self._stopped)
+                    trainer.stop(self._stopped, by="the service")
                 self.status = trainer.fit().status
         except Exception as error:
             self.status, self.error = "failed", str(error)
@@ -142,10 +144,20 @@ async def show_all(request: Request) -> JSONResponse:
     return JSONResponse([run.facts() for run in request.app.state.runs.all()])
 
 
-async def stop(request: Request) -> JSONResponse:
-    """End a run after its current step."""
-    run = request.app.state.runs.get(request)
-    run.stop("asked through the service")
+async def control(request: Request) -> JSONResponse:
+    """Have a run stop, save or validate after its current step; its record says from where that was asked."""
+    run, verb = request.app.state.runs.get(request), request.path_params["verb"]
+    by = request.client.host if request.client else "the service"
+    if verb == "stop":
+        run.stop("asked through the service", by)
+    elif run.trainer is None:
+        raise HTTPException(409, f"the run is {run.status}")
+    elif verb == "save":
+        run.trainer.save_now("asked through the service", by=by)
+    elif verb == "validate":
+        run.trainer.validate_now("asked through the service", by=by)
+    else:
+        raise HTTPException(404, "a run can be asked to stop, save or validate")
     return JSONResponse(run.facts(), status_code=202)
 
 
@@ -195,7 +207,7 @@ app = Starlette(
         Route("/runs", start, methods=["POST"]),
         Route("/runs", show_all),
         Route("/runs/{number}", show),
-        Route("/runs/{number}/stop", stop, methods=["POST"]),
+        Route("/runs/{number}/{verb}", control, methods=["POST"]),
         Route("/runs/{number}/events", follow),
     ],
     lifespan=lifespan,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bus import EventBus, Subscription
 from frameworm.errors import UnknownNameError, UserError
-from frameworm.events import EpochEnd
+from frameworm.events import EpochEnd, TrainingEvent, ValidationEnd
 from frameworm.training.checkpoint import direction
 
 Mode = Literal["auto", "min", "max"]
@@ -17,7 +17,9 @@ class EarlyStopping:
     """Stops training when `monitor` has not improved by more than `min_delta` for `patience` epochs in a row.
 
     `mode` says whether it should fall ("min") or rise ("max"); "auto" takes it from the metric's name. An epoch without
-    the metric, because nothing was validated in it, does not count; a NaN is no improvement.
+    the metric, because nothing was validated in it, does not count; a NaN is no improvement. With
+    `trainer.validate_every_steps` a metric of validation is looked at, and `patience` counts, at each validation that
+    comes by itself.
 
     Raises UserError for options that make no sense; at the end of the first epoch that should have the metric and has
     not, UnknownNameError ends the training.
@@ -32,12 +34,15 @@ class EarlyStopping:
         self.min_delta = float(min_delta)
         self.sign = 1.0 if direction(monitor, mode) == "max" else -1.0
         self.best: float | None = None
-        self.waited = 0  # epochs since the best one
+        self.waited = 0  # epochs, or validations, since the best one
 
-    def register(self, bus: EventBus) -> Subscription[EpochEnd]:
-        """Listen on `bus`, behind the hooks that add metrics; cancelling the returned subscription undoes it."""
-        return bus.subscribe(
-            EpochEnd, self._epoch_end, priority=90, on_error="raise", name="early_stopping", owner=self
+    def register(self, bus: EventBus) -> tuple[Subscription[Any], ...]:
+        """Listen on `bus`, behind the hooks that add metrics; cancelling the returned subscriptions undoes it."""
+        return (
+            bus.subscribe(EpochEnd, self._epoch_end, priority=90, on_error="raise", name="early_stopping", owner=self),
+            bus.subscribe(
+                ValidationEnd, self._validation_end, priority=90, on_error="raise", name="early_stopping", owner=self
+            ),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,19 +54,33 @@ class EarlyStopping:
         self.best, self.waited = state["best"], state["waited"]
 
     def _epoch_end(self, event: EpochEnd) -> None:
-        value = event.metrics.get(self.monitor)
-        if value is None:
-            if not (self.monitor.startswith("val_") and _validates_later(event)):
-                raise UnknownNameError("metric", self.monitor, event.metrics, where="early_stopping: monitor")
+        if self._is_by_the_steps(event):
             return
+        value = event.metrics.get(self.monitor)
+        if value is not None:
+            self._look(value, event, "epoch")
+        elif not (self.monitor.startswith("val_") and _validates_later(event)):
+            raise UnknownNameError("metric", self.monitor, event.metrics, where="early_stopping: monitor")
+
+    def _validation_end(self, event: ValidationEnd) -> None:
+        if event.asked or not self._is_by_the_steps(event):
+            return
+        if self.monitor not in event.metrics:
+            raise UnknownNameError("metric", self.monitor, event.metrics, where="early_stopping: monitor")
+        self._look(event.metrics[self.monitor], event, "validation")
+
+    def _is_by_the_steps(self, event: TrainingEvent) -> bool:
+        return self.monitor.startswith("val_") and event.source.options.validate_every_steps is not None
+
+    def _look(self, value: float, event: TrainingEvent, unit: str) -> None:
         if self._improves(value):
             self.best, self.waited = value, 0
             return
         self.waited += 1
         if self.waited >= self.patience:
             best = "ever" if self.best is None else f"on {self.best:.6g}"
-            epochs = "epoch" if self.waited == 1 else f"{self.waited} epochs"
-            event.source.stop(f"early stopping: {self.monitor} did not improve {best} for {epochs}")
+            many = unit if self.waited == 1 else f"{self.waited} {unit}s"
+            event.source.stop(f"early stopping: {self.monitor} did not improve {best} for {many}", by="early_stopping")
 
     def _improves(self, value: float) -> bool:
         if math.isnan(value):

@@ -219,6 +219,8 @@ class Loop:
             return self._serve()  # what ended the validation ends the run
         if saves := [request for request in requests if request.verb == "save"]:
             self._save(saves[0].reason)
+        if not ended and self._requests.end_is_asked():
+            return self._serve()  # no step more for those who heard of this
         return ended
 
     def _validate_between(self, *, asked: bool) -> bool:

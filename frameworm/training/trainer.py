@@ -320,6 +320,13 @@ class Trainer:
         """Ask for a checkpoint after the current optimizer step."""
         self._requests.file("save", reason, by=caller(1) if by is None else by)
 
+    def save_checkpoint(self) -> None:
+        """Refuse: a checkpoint is a state between two steps, and only the loop knows when that is."""
+        raise RuntimeError(
+            "a checkpoint cannot be written from here: a step may be half done. trainer.save_now() asks for one, which "
+            "is written between two steps"
+        )
+
     def validate_now(self, reason: str = "asked to validate", *, by: str | None = None) -> None:
         """Ask for a validation after the current optimizer step; training goes on as if there had been none."""
         self._requests.file("validate", reason, by=caller(1) if by is None else by)

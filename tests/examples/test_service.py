@@ -130,6 +130,22 @@ def test_several_clients_one_of_whom_stops_the_run(client: httpx.Client) -> None
         assert (name, data["status"], data["reason"]) == ("train_end", "stopped", "asked through the service")
 
 
+def test_a_run_is_asked_to_save_and_to_validate(client: httpx.Client) -> None:
+    """Its record says from where that came, and it goes on; what is not known is said."""
+    with running(client) as run, client.stream("GET", f"{run}/events") as response:
+        heard = events_of(response)
+        next(heard)
+        for verb in ("save", "validate"):
+            assert client.post(f"{run}/{verb}").status_code == 202
+            asked = next(data for name, data, _ in heard if name == "control_requested")
+            assert (asked["verb"], asked["by"]) == (verb, "127.0.0.1")
+            served = "checkpoint_saved" if verb == "save" else "validation_end"
+            data = next(data for name, data, _ in heard if name == served)
+            assert verb == "save" or data["asked"]
+        assert client.post(f"{run}/dance").status_code == 404
+        assert ended_status(client, run) == "running"
+
+
 def test_a_client_that_never_reads_and_one_that_leaves(client: httpx.Client) -> None:
     """Training goes on at its pace, and others hear everything."""
     with running(client) as run:

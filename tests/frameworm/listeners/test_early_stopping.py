@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from frameworm.config import TrainerConfig
 from frameworm.errors import UnknownNameError, UserError
-from frameworm.events import EpochEnd
+from frameworm.events import EpochEnd, ValidationEnd
 from frameworm.listeners.early_stopping import EarlyStopping
+from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.trainer import Trainer
 from tests.frameworm.listeners.fakes import FakeTrainer
+from tests.frameworm.training.toys import a_perceptron, a_trainer, some_batches
 
 
 def stopped_at(listener: EarlyStopping, values: list[float], metric: str = "val_loss") -> int | None:
@@ -103,9 +107,90 @@ def test_state() -> None:
     assert before.state_dict() == {"best": 1.0, "waited": 2}
     after.load_state_dict(before.state_dict())
     trainer = FakeTrainer()
-    assert after.register(trainer.bus).owner is after
+    assert {subscription.owner for subscription in after.register(trainer.bus)} == {after}
     trainer.end_epoch(3, val_loss=2.0)
     assert [verb for verb, _ in trainer.asked] == ["stop"]
+
+
+def scripted(values: list[float], listeners: list[EarlyStopping], seed: int, **options: Any) -> Trainer:
+    """Return a real trainer whose validations give these losses, one after the other, and end its run in time."""
+    trainer = a_trainer(
+        a_perceptron(0.3, seed=seed), some_batches(4), some_batches(1), **{"epochs": len(values), **options}
+    )
+
+    @trainer.bus.on(ValidationEnd, priority=10)
+    def script(event: ValidationEnd) -> None:
+        every = event.source.options.validate_every_steps or 4
+        event.metrics["val_loss"] = math.inf if event.asked else values[event.source.step // every - 1]
+
+    for listener in listeners:
+        listener.register(trainer.bus)
+    return trainer
+
+
+VALUES = [1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def test_resumed_it_stops_at_the_same_step(tmp_path: Path) -> None:
+    """After two bad evaluations of three; two instances each go on with their own count."""
+
+    def pair() -> list[EarlyStopping]:
+        return [EarlyStopping(patience=3), EarlyStopping(patience=50)]
+
+    straight = scripted(VALUES, pair(), seed=0)
+    expected = straight.fit()
+    assert (expected.epochs, expected.status) == (5, "stopped")
+
+    cut = scripted(VALUES, pair(), seed=0, checkpoints=CheckpointStore(tmp_path, monitor=None))
+    cut.bus.subscribe(EpochEnd, lambda event: event.source.stop() if event.epoch == 3 else None)
+    assert cut.fit().epochs == 4
+    listeners = pair()
+    resumed = scripted(VALUES, listeners, seed=1)
+    resumed.resume(tmp_path)
+    assert [listener.state_dict() for listener in listeners] == [{"best": 0.5, "waited": 2}] * 2
+    result = resumed.fit()
+    assert (result.steps, result.reason) == (expected.steps, expected.reason)
+    assert [listener.waited for listener in listeners] == [3, 3]
+
+    swapped = [EarlyStopping(patience=50), EarlyStopping(patience=3)]
+    swapped[1].best = 9.0
+    resumed = scripted(VALUES, swapped, seed=1)
+    resumed.resume(tmp_path)
+    assert [listener.best for listener in swapped] == [0.5, 0.5]
+
+
+def test_two_instances_of_one_class_keep_their_own(tmp_path: Path) -> None:
+    """Their states are told apart by their names, not by their class."""
+    one, other = EarlyStopping(patience=99), EarlyStopping("loss", patience=99, mode="max")
+    trainer = scripted(VALUES[:3], [one, other], seed=0, checkpoints=CheckpointStore(tmp_path, monitor=None))
+    trainer.fit()
+    states = one.state_dict(), other.state_dict()
+    assert states[0] != states[1]
+    again = [EarlyStopping(patience=99), EarlyStopping("loss", patience=99, mode="max")]
+    resumed = scripted(VALUES[:3], again, seed=0)
+    resumed.resume(tmp_path)
+    assert tuple(listener.state_dict() for listener in again) == states
+
+
+def test_by_the_steps_it_counts_validations() -> None:
+    """Several to an epoch; one that somebody asked for is not counted."""
+    trainer = scripted(VALUES, [EarlyStopping(patience=3)], seed=0, validate_every_steps=2)
+
+    @trainer.bus.on(EpochEnd)
+    def ask(event: EpochEnd) -> None:
+        event.source.validate_now()
+
+    result = trainer.fit()
+    assert result.steps == 10
+    assert result.reason == "early stopping: val_loss did not improve on 0.5 for 3 validations"
+
+
+def test_by_the_steps_a_metric_of_training_is_one_of_the_epoch() -> None:
+    """It is known only at its end."""
+    listener = EarlyStopping("loss", patience=1, mode="max")
+    result = scripted(VALUES, [listener], seed=0, validate_every_steps=3).fit()
+    assert result.reason == f"early stopping: loss did not improve on {listener.best:.6g} for epoch"
+    assert result.steps % 4 == 0
 
 
 @pytest.mark.parametrize(
