@@ -76,7 +76,7 @@ class Evaluation:
         self._model = model
         self._loss_function = loss_function
         self._predict = predict
-        self._feed = feed
+        self.feed = feed
         self._metrics = [MetricOverData(name, get_metric(name, where="metrics")) for name in metrics]
         self._device = device
         self._weights = average.in_place if average is not None else nullcontext
@@ -90,7 +90,7 @@ class Evaluation:
         with self._evaluating():
             self._bus.publish(ValidationBegin(self._source))
             means = means_on(self._device, look_every=1 << 30)
-            for index, batch in enumerate(self._feed.begin()):
+            for index, batch in enumerate(self.feed.begin()):
                 if abandoned():
                     return None
                 outputs = self._evaluated(batch)
@@ -107,7 +107,7 @@ class Evaluation:
     def try_batches(self, count: int = 1, *, abandoned: Callable[[], bool] = lambda: False) -> None:
         """Evaluate the first so many batches and tell nobody; raises what does not fit: model, data or a metric."""
         with self._evaluating():
-            for batch in islice(self._feed.begin(), count):
+            for batch in islice(self.feed.begin(), count):
                 if abandoned():
                     return
                 self._evaluated(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from frameworm.errors import DataError
 from frameworm.training.device import move
+from frameworm.training.workers import shelter_of, signals_held
 
 
 class Feed:
@@ -25,6 +27,7 @@ class Feed:
 
     def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1) -> None:
         _require_batches(data, epochs)
+        self._shelter = shelter_of(data)
         self._data = data
         self._device = device
         parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
@@ -38,13 +41,21 @@ class Feed:
         """Return the batches of an epoch behind the first `skip`, which have been skipped when this returns."""
         if self._set_epoch is not None and self._skips:
             self._set_epoch(epoch, skip_batches=skip)
-            return self._placed(iter(self._data))
+            return self._placed(self._begun())
         if self._set_epoch is not None:
             self._set_epoch(epoch)
-        batches = iter(self._data)
+        batches = self._begun()
         for _ in range(skip):
             next(batches, None)
         return self._placed(batches)
+
+    def lasting(self) -> AbstractContextManager[None]:
+        """Keep workers from taking the run's signals for themselves while this lasts."""
+        return self._shelter.lasting() if self._shelter is not None else nullcontext()
+
+    def _begun(self) -> Iterator[Any]:
+        with signals_held() if self._shelter is not None else nullcontext():
+            return iter(self._data)
 
     def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""

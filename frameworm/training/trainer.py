@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,7 @@ class Trainer:
             times=self.times,
         )
         self._evaluation = self._evaluation_on(val_data, metrics, precision, average)
+        self._feeds = [self._feed] + ([] if self._evaluation is None else [self._evaluation.feed])
         parts: dict[str, Stateful] = {"non_finite": non_finite}
         parts |= {f"optimizer {part.name}" if part.name else "optimizer": part for part in optimizations}
         if average is not None:
@@ -380,7 +382,11 @@ class Trainer:
         if self.status == "running":
             raise RuntimeError("this trainer is running already")
         self.status, self.error, self._signal = "running", None, None
-        with hearing_of_listeners(self, self.bus, self._requests), interrupts(self._interrupt):
+        with ExitStack() as stack:
+            stack.enter_context(hearing_of_listeners(self, self.bus, self._requests))
+            stack.enter_context(interrupts(self._interrupt))
+            for feed in self._feeds:
+                stack.enter_context(feed.lasting())
             try:
                 with deterministic(self.options.deterministic):
                     ended = self._run()

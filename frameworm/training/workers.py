@@ -1,0 +1,71 @@
+"""Workers of a DataLoader that outlive a signal which was meant for their run, so that it ends in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from torch import multiprocessing
+from torch.utils.data import DataLoader
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Shelter:
+    """Initializes workers as `init` does; while a run lasts they do not take its signals for themselves.
+
+    A terminal's Ctrl-C and the signals of batch systems reach every process of a run. torch's workers would be gone at
+    once, and the loop, which wants to finish its step, would fail in the middle of it for that. A worker that is not
+    needed any more hears of it from its loader.
+    """
+
+    def __init__(self, init: Callable[[int], object] | None, context: Any) -> None:
+        self._init = init
+        self._over = (context or multiprocessing).Event()
+        self._over.set()
+
+    def __call__(self, worker_id: int) -> None:
+        """Initialize the worker, in its process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminated)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self._init is not None:
+            self._init(worker_id)
+
+    def _terminated(self, number: int, _frame: FrameType | None) -> None:
+        if self._over.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    @contextmanager
+    def lasting(self) -> Iterator[None]:
+        """Shelter the workers while this lasts."""
+        self._over.clear()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+
+def shelter_of(data: Any) -> Shelter | None:
+    """Return the shelter of the workers that `data` will start, if it is a DataLoader with some."""
+    if not isinstance(data, DataLoader) or not data.num_workers:
+        return None
+    if not isinstance(data.worker_init_fn, Shelter):
+        data.worker_init_fn = Shelter(data.worker_init_fn, data.multiprocessing_context)
+    return data.worker_init_fn
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back signals inside: a worker that starts lets them through when it is sheltered, and not before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
