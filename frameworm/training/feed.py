@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from frameworm.errors import DataError
 from frameworm.training.device import move
+from frameworm.training.seeding import isolated_rng
 from frameworm.training.workers import shelter_of, signals_held
 
 
@@ -22,18 +24,20 @@ class Feed:
     Where it, its batch sampler or its sampler has `set_epoch(epoch)`, that is called before each epoch; if this also
     takes `skip_batches`, an epoch that begins half-way loads nothing of what it skips.
 
-    Raises `DataError` for what cannot give the batches of so many `epochs`.
+    An epoch has at most `limit` batches. Raises `DataError` for what cannot give the batches of so many `epochs`.
     """
 
-    def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1) -> None:
+    def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1, limit: int | None = None) -> None:
         _require_batches(data, epochs)
         self._shelter = shelter_of(data)
         self._data = data
         self._device = device
+        self._limit = limit
         parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
         setters = (getattr(part, "set_epoch", None) for part in parts)
         self._set_epoch: Callable[..., Any] | None = next((setter for setter in setters if setter), None)
-        self.length = _length(data)
+        length = _length(data)
+        self.length = length if length is None or limit is None else min(length, limit)
         """How many batches an epoch has; None where the data cannot tell for sure."""
         self._skips = self._set_epoch is not None and "skip_batches" in inspect.signature(self._set_epoch).parameters
 
@@ -41,13 +45,13 @@ class Feed:
         """Return the batches of an epoch behind the first `skip`, which have been skipped when this returns."""
         if self._set_epoch is not None and self._skips:
             self._set_epoch(epoch, skip_batches=skip)
-            return self._placed(self._begun())
+            return self._placed(self._begun(), skip)
         if self._set_epoch is not None:
             self._set_epoch(epoch)
         batches = self._begun()
         for _ in range(skip):
             next(batches, None)
-        return self._placed(batches)
+        return self._placed(batches, skip)
 
     def lasting(self) -> AbstractContextManager[None]:
         """Keep workers from taking the run's signals for themselves while this lasts."""
@@ -57,9 +61,25 @@ class Feed:
         with signals_held() if self._shelter is not None else nullcontext():
             return iter(self._data)
 
-    def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _placed(self, batches: Iterator[Any], skip: int) -> Iterator[Any]:
         """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""
+        if self._limit is not None:
+            batches = islice(batches, max(0, self._limit - skip))
         return batches if self._device.type == "cpu" else map(partial(move, device=self._device), batches)
+
+
+def first_batches(data: Iterable[Any], count: int) -> list[Any]:
+    """Return the first so many batches, to be used again and again; the random generators are left as they are.
+
+    Raises `DataError` if there are none.
+    """
+    with isolated_rng():
+        if callable(set_epoch := getattr(data, "set_epoch", None)):
+            set_epoch(0)
+        batches = list(islice(data, count))
+    if not batches:
+        raise DataError("the training data have no batches", expected=f"{count}, to train and validate on")
+    return batches
 
 
 _ONE_SHOT = ("builtins", "itertools")  # whose iterators are used up for good; others' may start over

@@ -36,7 +36,7 @@ from frameworm.training.device import resolve_device
 from frameworm.training.ema import MovingAverage
 from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
-from frameworm.training.feed import Feed
+from frameworm.training.feed import Feed, first_batches
 from frameworm.training.hearing import hearing_of_listeners
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
@@ -108,7 +108,10 @@ class Trainer:
         self.drains: list[Drain] = [self.bus.drain]
         """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
-        self._feed = Feed(train_data, self.device, epochs=self.epochs)
+        if options.overfit_batches is not None:
+            train_data = first_batches(train_data, options.overfit_batches)
+            val_data = train_data if val_data is not None else None
+        self._feed = Feed(train_data, self.device, epochs=self.epochs, limit=options.limit_train_batches)
         precision = Precision(options.precision, self.device)
         self._optimizations = optimizations = optimizations_for(
             model,
@@ -185,7 +188,7 @@ class Trainer:
                 model=self.model,
                 loss_function=self._loss_function,
                 predict=precision.wrap(self.model),
-                feed=Feed(data, self.device, epochs=self.epochs),
+                feed=Feed(data, self.device, epochs=self.epochs, limit=self.options.limit_val_batches),
                 metrics=metrics,
                 device=self.device,
                 average=average,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, TensorDataset
 
 from bus.testing import record
 from frameworm.config import Named
+from frameworm.errors import DataError
 from frameworm.events import (
     EpochEnd,
     MetricsLogged,
@@ -23,6 +26,8 @@ from frameworm.events import (
     ValidationEnd,
 )
 from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.feed import Feed
+from frameworm.training.seeding import isolated_rng
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import (
     Perceptron,
@@ -34,6 +39,8 @@ from tests.frameworm.training.toys import (
     train_by_hand,
     weights,
 )
+
+CPU = torch.device("cpu")
 
 
 def by_hand(model: Perceptron, **options: Any) -> None:
@@ -233,6 +240,64 @@ def test_validation_is_tried_before_training_and_leaves_no_trace(tmp_path: Path)
     with pytest.raises(RuntimeError, match="shapes"):
         trainer.fit()
     assert (trainer.step, trainer.status) == (0, "failed")
+
+
+# Of which batches
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_epoch_may_have_fewer_batches(accumulate: int) -> None:
+    """The limit is the epoch's length, also for its last window and for a schedule."""
+    model, other = a_perceptron(), a_perceptron()
+    train_by_hand(model, some_batches(5)[:3], sgd(model), epochs=3, accumulate=accumulate)
+    limits = {"limit_train_batches": 3, "limit_val_batches": 2}
+    trainer = a_trainer(
+        other, some_batches(5), some_batches(4), optimizer=sgd(other), epochs=3, accumulate=accumulate, **limits
+    )
+    with record(trainer.bus, ValidationBatchEnd) as validated:
+        trainer.fit()
+    assert same(weights(other), weights(model))
+    assert (trainer.batches_per_epoch, len(validated)) == (3, 3 * 2)
+
+
+def test_fewer_batches_of_a_loader_with_workers_and_of_a_stream() -> None:
+    """Workers that have fetched ahead are no trouble; a limit above the length means nothing."""
+    x = torch.arange(24.0).reshape(12, 2)
+    loader = DataLoader(TensorDataset(x), batch_size=2, num_workers=2)
+    assert [batch[0][0, 0].item() for batch in Feed(loader, CPU, limit=2).begin()] == [0, 4]
+    assert Feed(loader, CPU, limit=9).length == 6
+    assert list(Feed(Stream(5), CPU, limit=3).begin(0, skip=1)) == [1, 2]
+    assert Feed(Stream(5), CPU, limit=3).length is None
+
+
+class Stream:
+    """Batches without a length."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+
+def test_overfitting_trains_and_validates_on_the_same_batches() -> None:
+    """The first ones of the data, in the same order in each epoch, drawn once and without a trace."""
+    model, other = a_perceptron(0.3), a_perceptron(0.3)
+    columns = [torch.cat(column) for column in zip(*some_batches(5), strict=True)]
+    torch.manual_seed(1)
+    with isolated_rng():
+        first = list(islice(DataLoader(TensorDataset(*columns), batch_size=4, shuffle=True), 2))
+    train_by_hand(model, [(x, y) for x, y in first], sgd(model), epochs=3)
+    torch.manual_seed(1)
+    loader = DataLoader(TensorDataset(*columns), batch_size=4, shuffle=True)
+    trainer = a_trainer(other, loader, some_batches(4), optimizer=sgd(other), epochs=3, overfit_batches=2)
+    with record(trainer.bus, ValidationBatchEnd) as validated:
+        trainer.fit()
+    assert same(weights(other), weights(model))
+    assert len(validated) == 3 * 2
+    assert torch.equal(validated[0].batch[0], first[0][0])
+    with pytest.raises(DataError, match="no batches"):
+        a_trainer(train_data=[], overfit_batches=1)
 
 
 # Compiled
