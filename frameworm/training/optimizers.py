@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from frameworm.config import Named
 from frameworm.core import create, registries
 from frameworm.errors import UnknownNameError, UserError
+from frameworm.training.matching import matching
 
 _OPTIMIZERS = {
     name: value
@@ -50,23 +51,36 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer called `name` over those parameters of `model` (`only` some of them) that require a gradient.
 
+    The option `groups` gives parameters options of their own, by patterns of their names, as in
+    `[{"match": "*.bias", "weight_decay": 0.0}]`: the first group that matches takes a parameter, those that none
+    matches come first.
+
     `name` is a registered one, an import path, or one of torch's, in any case (`adamw`, `RMSprop`). torch's fused
     kernel is used where the optimizer has one for these parameters, unless an option decides it. Raises UserError
     when the name or an option is wrong, or nothing is to be trained.
     """
-    among = model.parameters() if only is None else only
-    parameters = [parameter for parameter in among if parameter.requires_grad]
+    options = dict(options)
+    groups = options.pop("groups", None)
+    among = None if only is None else set(map(id, only))
+    named = {
+        parameter_name: parameter
+        for parameter_name, parameter in model.named_parameters()
+        if parameter.requires_grad and (among is None or id(parameter) in among)
+    }
+    parameters = list(named.values())
     if not parameters:
         raise UserError(
             f"{type(model).__name__} has nothing to train",
             expected="a parameter that requires a gradient",
             got=f"{sum(1 for _ in model.parameters())} parameters, none of which does",
+            hint="fewer patterns in trainer.freeze",
         )
     factory = look_up("optimizer", name, _OPTIMIZERS, where)
     require_numbers(f"optimizer {name!r}", factory, options, where)
     if factory in _OPTIMIZERS.values() and not {"fused", "foreach", "differentiable"} & options.keys():
         factory = _fused(factory, model, parameters)
-    optimizer = create("optimizer", name, factory, options, parameters, where=where)
+    trained: list[Any] = parameters if groups is None else _grouped(name, factory, groups, named)
+    optimizer = create("optimizer", name, factory, options, trained, where=where)
     if not isinstance(optimizer, Optimizer):
         raise UserError(
             f"optimizer {name!r} is none", expected="a torch.optim.Optimizer", got=type(optimizer).__name__, where=where
@@ -79,6 +93,39 @@ def build_optimizer(
             hint="adamw",
         )
     return optimizer
+
+
+def _grouped(
+    name: str, factory: Callable[..., Any], groups: Any, named: Mapping[str, nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Return the parameters in groups, each with its options; raises UserError for groups that make no sense."""
+    where = "optimizer.groups"
+    known = inspect.signature(factory).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    left = dict(named)
+    made: list[dict[str, Any]] = []
+    for index, group in enumerate(groups if isinstance(groups, list | tuple) else [groups]):
+        if not isinstance(group, Mapping) or not _is_pattern(group.get("match")):
+            raise UserError(
+                "a group of parameters says which by `match`",
+                expected='a mapping like {match: "*.bias", weight_decay: 0.0}',
+                got=repr(group),
+                where=f"{where}.{index}",
+            )
+        own = {option: value for option, value in group.items() if option != "match"}
+        if unknown := [option for option in own if option not in known and not takes_all]:
+            raise UnknownNameError(f"option of optimizer {name!r}:", unknown[0], known, where=f"{where}.{index}")
+        require_numbers(f"optimizer {name!r}", factory, own, f"{where}.{index}")
+        patterns = [group["match"]] if isinstance(group["match"], str) else group["match"]
+        matched = matching(patterns, list(named), what="parameter that is trained", where=f"{where}.{index}")
+        taken = [left.pop(parameter) for parameter in matched if parameter in left]
+        if taken:
+            made.append({"params": taken, **own})
+    return [{"params": list(left.values())}, *made] if left else made
+
+
+def _is_pattern(match: Any) -> bool:
+    return isinstance(match, str) or (isinstance(match, list | tuple) and all(isinstance(one, str) for one in match))
 
 
 def look_up(kind: str, name: str, ours: Mapping[str, Callable[..., Any]], where: str | None) -> Callable[..., Any]:

@@ -40,10 +40,12 @@ from frameworm.training.feed import Feed, first_batches
 from frameworm.training.hearing import hearing_of_listeners
 from frameworm.training.interrupts import interrupts
 from frameworm.training.loop import Loop
+from frameworm.training.matching import freeze
 from frameworm.training.means import means_on, number
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.precision import Precision
 from frameworm.training.progress import Progress, Request, Requests
+from frameworm.training.recomputing import checkpoint_activations
 from frameworm.training.run import RunInfo, Status, TrainResult
 from frameworm.training.saving import Saving, Stateful
 from frameworm.training.schedules import Schedule
@@ -95,6 +97,8 @@ class Trainer:
         self.rank = 0
         self.device = resolve_device(options.device)
         self.model = model.to(self.device)
+        freeze(model, options.freeze)
+        checkpoint_activations(model, options.checkpoint_activations)
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
         self.error: str | None = None
