@@ -38,6 +38,7 @@ from frameworm.training.device import available_devices, copy_scalar, resolve_de
 from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import seed_everything
 from frameworm.training.trainer import Trainer
+from frameworm.training.warm import warm_start
 
 log = logging.getLogger("frameworm")
 
@@ -102,14 +103,14 @@ def session(
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
         journal = stack.enter_context(_journal(config, run)) if run is not None else None
         selection = plugins or selected(config)
-        trainer, apart = _built(config, bus, selection)
+        trainer, apart = _built(config, bus, selection, is_new=resume is None)
         stack.callback(trainer.bus.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
         elif run is not None:
             log.warning("%s has no complete checkpoint: it begins again", run.path)
         if run is None:
-            parent = None if checkpoint is None else str(checkpoint)
+            parent = config.run.init_from if checkpoint is None else str(checkpoint)
             run = RunDirectory.create(Path(config.run.dir), config.run.name, parent=parent)
         if journal is None:
             journal = stack.enter_context(_journal(config, run))
@@ -147,12 +148,20 @@ def build(config: Config, *, bus: EventBus | None = None, plugins: Selection | N
     return trainer
 
 
-def _built(config: Config, bus: EventBus | None, plugins: Selection) -> tuple[Trainer, tuple[ProcessListener, ...]]:
-    """Return the trainer, and the listeners that are to be served by a process of their own."""
+def _built(
+    config: Config, bus: EventBus | None, plugins: Selection, *, is_new: bool = True
+) -> tuple[Trainer, tuple[ProcessListener, ...]]:
+    """Return the trainer, and the listeners that are to be served by a process of their own.
+
+    A run that `is_new` may begin with the weights of another; one that goes on has its own.
+    """
     open_code(config, plugins)
     seed_everything(config.run.seed)
     data = build_data(config)
     model = build_model(config.model.name, config.tree, where=config.where("model.name"))
+    if config.run.init_from is not None and is_new:
+        with _at_its_line(config, "run.init_from"):
+            log.info("warm start: %s", warm_start(model, _weights_at(config, config.run.init_from)))
     with _at_its_line(config, "trainer"):
         trainer = Trainer(
             model,
@@ -229,6 +238,12 @@ def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | N
     run = runs.find(Path(config.run.dir), text)
     latest = _store(config, run).latest()
     return run, None if latest is None else latest.path
+
+
+def _weights_at(config: Config, text: str) -> Path:
+    """Return where the weights are that `text` means: a path, or a run by its name."""
+    path = Path(text)
+    return path if path.exists() or len(path.parts) > 1 else runs.find(Path(config.run.dir), text).path
 
 
 def _store(config: Config, run: RunDirectory) -> CheckpointStore:

@@ -30,6 +30,7 @@ from frameworm.training.trainer import Trainer
 @click.option("--model", metavar="NAME", help="Train this model, whatever the config says.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set optimizer.lr=1e-3.")
 @click.option("--resume", metavar="latest|PATH", help="Go on from the latest run, or from a run or a checkpoint.")
+@click.option("--init-from", metavar="RUN|PATH", help="Begin with the weights of a run or a file, where they fit.")
 @click.option("--epochs", type=int, help="Train for so many epochs.")
 @click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
 @click.option("--no-plugins", is_flag=True, help="Load no plugins but those of --plugin.")
@@ -46,6 +47,7 @@ def train(
     model: str | None,
     settings: tuple[str, ...],
     resume: str | None,
+    init_from: str | None,
     epochs: int | None,
     named: tuple[str, ...],
     no_plugins: bool,
@@ -56,7 +58,13 @@ def train(
     debug: bool,
 ) -> None:
     """Train a model."""
-    given = {"model.name": model and json.dumps(model), "trainer.epochs": epochs}
+    if init_from is not None and Path(init_from).exists():
+        init_from = str(Path(init_from).absolute())
+    given = {
+        "model.name": model and json.dumps(model),
+        "run.init_from": init_from and json.dumps(init_from),
+        "trainer.epochs": epochs,
+    }
     overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     if resume is not None and Path(resume).exists():
         resume = str(Path(resume).absolute())
@@ -64,6 +72,7 @@ def train(
     with logs.configure(log_format, verbose=verbose), chdir(root) if root else nullcontext():
         view: View = JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)
         try:
+            _require_one(resume, init_from)
             checked = config.load(file, overrides)
             plugins = app.selected(checked, named=named, none=no_plugins)
             if dry_run:
@@ -77,6 +86,16 @@ def train(
         except Exception as error:
             view.failure(error)
             ctx.exit(UserError.exit_code if isinstance(error, FramewormError) else 1)  # no run broke: the input did
+
+
+def _require_one(resume: str | None, init_from: str | None) -> None:
+    if resume is not None and init_from is not None:
+        raise UserError(
+            "a run that goes on has its weights",
+            expected="--resume or --init-from",
+            got="both",
+            hint="--init-from alone, to begin a new run",
+        )
 
 
 def _fit(trainer: Trainer, view: View) -> int:

@@ -203,7 +203,7 @@ def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict
         raise
     try:
         stored = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-        state, weights = stored["state"], {**_read_weights(directory / WEIGHTS), **stored["model"]}
+        state, weights = stored["state"], {**read_weights(directory / WEIGHTS), **stored["model"]}
     except Exception as error:
         raise CheckpointError(
             "the checkpoint holds more than plain values, or not what a checkpoint holds",
@@ -245,10 +245,19 @@ def _weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[
     return tensors, aliases, extra
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as stored:
-        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no mapping
-        return weights | {name: weights[first] for name, first in (stored.metadata() or {}).items()}
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in a file of safetensors, by name; tied ones are one tensor under several names.
+
+    Raises CheckpointError when it is none.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no mapping
+            return weights | {name: weights[first] for name, first in (stored.metadata() or {}).items()}
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            "these are no weights", where=str(file), expected="a file of safetensors", got=str(error)
+        ) from error
 
 
 def _difference(own: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
