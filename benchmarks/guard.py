@@ -22,7 +22,7 @@ from itertools import chain
 
 import msgspec
 
-from benchmarks import delivery, emit, memory, plugins, relay, startup, step
+from benchmarks import checkpoints, delivery, emit, memory, plugins, relay, startup, step
 from benchmarks.paired import Estimate, Ratio
 
 TRIES = 3
@@ -100,6 +100,8 @@ def rows() -> Iterator[Row]:
     yield Row("step, a relay that burns Python", "no listener", 1.12, delivery.burner_against_none, alone, 1.06)
     long = cache(delivery.long_against_itself)
     yield Row("5 ms step, async listener of 100 ms", "no listener", 1.03, delivery.sleeper_against_none, long, 1.01)
+    yield Row("100 MB saved in the background: stall", "copying the weights", 1.50, checkpoints.stall, None)
+    yield Row("... and a step meanwhile, one thread", "a step", 1.10, checkpoints.step_meanwhile, None)
     click = cache(startup.click_against_itself)
     yield Row("frameworm --help", "import click", 3.0, startup.help_against_click, click)
     none = cache(plugins.list_against_itself)

@@ -24,6 +24,8 @@ COMMANDS = (
     "runs list",
     "runs show",
     "runs prune",
+    "checkpoints list",
+    "checkpoints verify",
     "relay",
     "events list",
     "events schema",

@@ -33,10 +33,10 @@ from frameworm.plugins.hooks import HookRegistry
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection, select
 from frameworm.runs import RunDirectory
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
 from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import seed_everything
+from frameworm.training.store import CheckpointStore, locked
 from frameworm.training.trainer import Trainer
 from frameworm.training.warm import warm_start
 
@@ -129,7 +129,8 @@ def session(
             config=configs.redact(config.stored),
         )
         trainer.checkpoints = _store(config, run)
-        Checkpointing(config.checkpoint.every_epochs).register(trainer.bus)
+        rhythm = config.checkpoint
+        Checkpointing(rhythm.every_epochs, rhythm.every_steps, rhythm.every_minutes).register(trainer.bus)
         _describe(run, config, journal.attempt)
         stack.enter_context(logs.bind_run(run.id, trainer.position))
         stack.enter_context(_relayed(trainer, run, apart, selection))
@@ -236,6 +237,9 @@ def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | N
     if path.exists() and not (path / "run.json").exists():
         return None, path
     run = runs.find(Path(config.run.dir), text)
+    if run.checkpoints.exists():
+        with locked(run.checkpoints):  # the writer of a run that was killed finishes what it has begun
+            pass
     latest = _store(config, run).latest()
     return run, None if latest is None else latest.path
 
@@ -248,7 +252,14 @@ def _weights_at(config: Config, text: str) -> Path:
 
 def _store(config: Config, run: RunDirectory) -> CheckpointStore:
     kept = config.checkpoint
-    return CheckpointStore(run.checkpoints, keep=kept.keep, monitor=kept.monitor, mode=kept.mode)
+    return CheckpointStore(
+        run.checkpoints,
+        keep=kept.keep,
+        keep_best=kept.keep_best,
+        monitor=kept.monitor,
+        mode=kept.mode,
+        background=kept.background,
+    )
 
 
 def _journal(config: Config, run: RunDirectory) -> Journal:

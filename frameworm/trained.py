@@ -21,7 +21,7 @@ from frameworm.events import MetricsLogged, ValidationEnd
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection
 from frameworm.runs import RunDirectory
-from frameworm.training.checkpoint import CheckpointStore, load
+from frameworm.training.checkpoint import load
 from frameworm.training.configuring import loss_of
 from frameworm.training.device import resolve_device
 from frameworm.training.evaluation import Evaluation
@@ -31,6 +31,7 @@ from frameworm.training.manifest import Checkpoint, find_checkpoint, read_manife
 from frameworm.training.means import number
 from frameworm.training.precision import Precision
 from frameworm.training.seeding import deterministic, isolated_rng, seed_everything
+from frameworm.training.store import CheckpointStore
 
 _WORDS = ("best", "latest")
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train a model.",
     "evaluate": "Judge a trained model on the validation data.",
     "runs": "List, show and prune runs.",
+    "checkpoints": "List and verify a run's checkpoints.",
     "relay": "Deliver the rest of a run to its process-lane listeners.",
     "events": "Show what a run publishes and records.",
     "plugins": "Create, load, list and check plugins.",

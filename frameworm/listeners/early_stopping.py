@@ -8,7 +8,7 @@ from typing import Any, Literal
 from bus import EventBus, Subscription
 from frameworm.errors import UnknownNameError, UserError
 from frameworm.events import EpochEnd, TrainingEvent, ValidationEnd
-from frameworm.training.checkpoint import direction
+from frameworm.training.store import direction
 
 Mode = Literal["auto", "min", "max"]
 

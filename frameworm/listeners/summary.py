@@ -14,7 +14,7 @@ from bus import LAST, EventBus, ListenerStatistics, Subscription
 from frameworm.delivery.status import ListenerReport, status
 from frameworm.events import EpochBegin, EpochEnd, TrainBegin, TrainEnd
 from frameworm.listeners.console import counted
-from frameworm.training.checkpoint import direction
+from frameworm.training.store import direction
 
 NOTICEABLE = 0.01  # the share of the time from which on a listener's cost is worth a word ...
 _OURS = frozenset({"checkpointing", "console", "journal", "progress", "summary", "throughput"})  # which nobody moves

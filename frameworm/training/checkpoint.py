@@ -1,190 +1,150 @@
-"""Checkpoints that survive: each is durable and verified or it is not there, and reading one cannot run its code."""
+"""What a checkpoint holds, in files that any tool can read: writing one refuses, and reading one cannot run, code."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import re
-import shutil
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frameworm.errors import CheckpointError, CorruptCheckpointError
-from frameworm.training.manifest import (
-    Checkpoint,
-    Manifest,
-    find_checkpoint,
-    list_checkpoints,
-    measure,
-    path_for,
-    verify,
-    write_manifest,
-)
+from frameworm.training.manifest import Manifest, find_checkpoint, list_checkpoints, verify
+from frameworm.training.store import CheckpointStore
 
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
-_TEMPORARY = ".tmp-"
-_REFUSALS = (OSError, RuntimeError, KeyError, ValueError, SafetensorError)  # by disk, torch or safetensors
-_LARGER_IS_BETTER = re.compile(
-    r"(^|[^a-z])(accuracy|acc|score|auc|auroc|f1|precision|recall|iou|dice|map|psnr|ssim|bleu|rouge|r2|reward)$",
-    re.IGNORECASE,
-)
+TENSORS = "state.safetensors"
+
 _MAPPINGS = (dict, OrderedDict, Counter)
 _SEQUENCES = (list, tuple, set, torch.Size)
 _VALUES = (NoneType, bool, float, complex, str, torch.dtype, torch.device)
 _INT_BITS = 2040  # longer ones are pickled in a way that torch's restricted reader does not know
+_ELSEWHERE = f"{TENSORS}#"  # begins the text that stands for a tensor in the other file
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def direction(metric: str, mode: Literal["auto", "min", "max"] = "auto") -> Literal["min", "max"]:
-    """Whether a small or a large `metric` is good; `auto` goes by the last word of its name, as in `val_accuracy`."""
-    if mode != "auto":
-        return mode
-    return "max" if _LARGER_IS_BETTER.search(metric) else "min"
+def save(
+    store: CheckpointStore,
+    *,
+    model: nn.Module,
+    state: Mapping[str, Any],
+    run: str,
+    model_name: str,
+    epoch: int,
+    step: int,
+    metrics: Mapping[str, float],
+    reason: str,
+) -> Path:
+    """Write a checkpoint and return its directory once it is durable.
+
+    `state` is what `load` gives back: plain containers, numbers, text and tensors. `metrics` are those of these very
+    weights. Raises CheckpointError when `state` holds anything else (it names the key) and when the disk does not take
+    it; then the earlier checkpoints are as they were, and nothing of this one is left.
+    """
+    files = packed(model, state)
+    manifest = manifest_of(run=run, model_name=model_name, epoch=epoch, step=step, metrics=metrics, reason=reason)
+    return store.write(manifest, {name: file.pieces() for name, file in files.items()})
 
 
-class CheckpointStore:
-    """The checkpoints of one run in the directory `root`, written by one process at a time, read by any.
+@cache
+def _version() -> str:
+    return version("frameworm")
 
-    After each save the newest `keep` (at least two) and the best by the metric `monitor` stay, the others go; no
-    checkpoint is touched before its successor is on the disk.
+
+def manifest_of(
+    *, run: str, model_name: str, epoch: int, step: int, metrics: Mapping[str, float], reason: str
+) -> Manifest:
+    """The manifest of a checkpoint that is written now, still without its files."""
+    return Manifest(
+        frameworm=_version(),
+        run=run,
+        model=model_name,
+        epoch=epoch,
+        step=step,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
+        metrics={name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+        files={},
+    )
+
+
+class Packed:
+    """A file of a checkpoint, as what it consists of: bytes, and tensors as they are.
+
+    The tensors must not change until they have been copied.
     """
 
-    def __init__(
-        self, root: Path, *, keep: int = 2, monitor: str | None, mode: Literal["auto", "min", "max"] = "auto"
-    ) -> None:
-        self.root = root
-        self._keep = max(2, keep)
-        self._monitor = monitor
-        self._best = min if monitor is None or direction(monitor, mode) == "min" else max
+    def __init__(self, *parts: bytes | Tensor) -> None:
+        self._parts = parts
+        self.size = sum(map(_size, parts))
+        """In bytes."""
 
-    def path_for(self, step: int) -> Path:
-        """Where the next `save` of `step` will put it: a step that is saved again gets a directory of its own."""
-        return path_for(self.root, step)
+    def copy_into(self, target: memoryview) -> None:
+        """Copy the file into so much memory."""
+        end = 0
+        for part in self._parts:
+            begin, end = end, end + _size(part)
+            if isinstance(part, bytes):
+                target[begin:end] = part
+            elif part.numel():
+                place = torch.frombuffer(target, dtype=part.dtype, count=part.numel(), offset=begin)
+                place.view(part.shape).copy_(part)
 
-    def list(self) -> tuple[Checkpoint, ...]:
-        """The complete checkpoints, oldest first."""
-        return list_checkpoints(self.root)
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Return the bytes one part after the other, each copied from its device when it is asked for."""
+        for part in self._parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                yield part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
-    def latest(self) -> Checkpoint | None:
-        """The newest complete checkpoint."""
-        return next(reversed(self.list()), None)
 
-    def best(self) -> Checkpoint | None:
-        """The complete checkpoint with the best recorded `monitor`, the oldest of equals; one without it never is."""
-        scored = [
-            (score, checkpoint)
-            for checkpoint in self.list()
-            if (score := checkpoint.manifest.metrics.get(self._monitor or "")) is not None
-        ]
-        return self._best(scored, key=lambda pair: pair[0])[1] if scored else None
+def _size(part: bytes | Tensor) -> int:
+    return len(part) if isinstance(part, bytes) else part.nbytes
 
-    def check_space(self, needed: int) -> None:
-        """Raise CheckpointError unless `needed` bytes fit on the disk that holds the checkpoints."""
-        free = self._free()
-        if free < needed:
-            raise CheckpointError(
-                "not enough room for checkpoints",
-                where=str(self.root),
-                expected=f"{needed / 1e6:.1f} MB",
-                got=f"{free / 1e6:.1f} MB free",
-                hint="run.dir on another disk, or frameworm runs prune",
-            )
 
-    def _free(self) -> int:
-        existing = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
-        return shutil.disk_usage(existing).free
-
-    def save(
-        self,
-        *,
-        model: nn.Module,
-        state: Mapping[str, Any],
-        run: str,
-        model_name: str,
-        epoch: int,
-        step: int,
-        metrics: Mapping[str, float],
-        reason: str,
-    ) -> Path:
-        """Write a checkpoint and return its directory once it is durable.
-
-        `state` is what `load` gives back: plain containers, numbers, text and tensors. `metrics` are those of these
-        very weights. Raises CheckpointError when `state` holds anything else (it names the key) and when the disk
-        does not take it; then the earlier checkpoints are as they were, and nothing of this one is left.
-        """
-        weights, aliases, extra = _weights(model)
-        _require_plain(extra, "model")
-        _require_plain(dict(state), "state")
-        final = self.path_for(step)
-        temporary = self.root / f"{_TEMPORARY}{final.name}"
-        try:
-            self._prepare(temporary)
-            save_file(weights, temporary / WEIGHTS, metadata=aliases)
-            with (temporary / STATE).open("wb") as stream:
-                torch.save({"model": extra, "state": dict(state)}, stream)
-            manifest = Manifest(
-                frameworm=version("frameworm"),
-                run=run,
-                model=model_name,
-                epoch=epoch,
-                step=step,
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
-                reason=reason,
-                metrics={name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
-                files={name: measure(temporary / name) for name in (WEIGHTS, STATE)},
-            )
-            write_manifest(temporary, manifest)
-            for path in (*temporary.iterdir(), temporary):
-                _fsync(path)
-            temporary.rename(final)
-            _fsync(self.root)
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, _REFUSALS):
-                raise self._refused(final, error) from error
-            raise
-        self._retire()
-        return final
-
-    def _refused(self, path: Path, error: Exception) -> CheckpointError:
-        behind = error.__context__  # torch hides the disk's error behind one of its own
-        cause = behind if type(error) is RuntimeError and isinstance(behind, OSError) else error
-        return CheckpointError(
-            f"the checkpoint {path.name} could not be written",
-            where=str(path),
-            got=str(cause),
-            hint=f"room to write ({self._free() / 1e6:.1f} MB are free), or another run.dir",
-        )
-
-    def _prepare(self, temporary: Path) -> None:
-        if not self.root.exists():
-            self.root.mkdir(parents=True)
-            _fsync(self.root.parent)
-        for leftover in self.root.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(leftover)
-        temporary.mkdir()
-
-    def _retire(self) -> None:
-        complete = self.list()
-        newest = {checkpoint.manifest.step: checkpoint.path for checkpoint in complete}
-        kept = set(list(newest.values())[-self._keep :])
-        if (best := self.best()) is not None:
-            kept.add(best.path)
-        for checkpoint in complete:
-            if checkpoint.path not in kept:
-                # Renamed first: one that is half deleted must not look like a checkpoint.
-                doomed = checkpoint.path.rename(self.root / f"{_TEMPORARY}{checkpoint.path.name}")
-                shutil.rmtree(doomed, ignore_errors=True)  # what is left of it, the next save removes or complains of
+def packed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Packed]:
+    """The files of a checkpoint by their names. Raises CheckpointError for what cannot go into one."""
+    weights, aliases, extra = _weights(model)
+    tensors: dict[str, Tensor] = {}
+    plain = _taken({"model": extra, "state": dict(state)}, tensors)
+    stream = io.BytesIO()
+    torch.save(plain, stream)
+    return {
+        WEIGHTS: _safetensors(weights, aliases),
+        TENSORS: _safetensors(tensors, {}),
+        STATE: Packed(stream.getvalue()),
+    }
 
 
 def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict[str, Any]:
@@ -203,6 +163,8 @@ def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict
         raise
     try:
         stored = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+        if TENSORS in manifest.files:  # in those of format 1 it is all in one file
+            stored = _given_back(stored, read_weights(directory / TENSORS))
         state, weights = stored["state"], {**read_weights(directory / WEIGHTS), **stored["model"]}
     except Exception as error:
         raise CheckpointError(
@@ -229,20 +191,35 @@ def _weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[
     aliases: dict[str, str] = {}
     extra: dict[str, Any] = {}
     names: dict[Any, str] = {}
-    storages = set()
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             extra[name] = value
-            continue
-        first = names.setdefault((value.data_ptr(), value.device, value.dtype, value.shape, value.stride()), name)
-        if first != name:
-            aliases[name] = first
-            continue
-        storage = value.untyped_storage().data_ptr()
-        # safetensors refuses two tensors in one storage: other views of what is written already become copies.
-        tensors[name] = (value.clone() if storage in storages else value).contiguous()
-        storages.add(storage)
+        elif not _is_ordinary(value):
+            raise _refused(name, expected="dense tensors of safetensors' dtypes, on a device", got=_kind(value))
+        else:
+            first = names.setdefault((value.data_ptr(), value.device, value.dtype, value.shape, value.stride()), name)
+            if first == name:
+                tensors[name] = value
+            else:
+                aliases[name] = first
     return tensors, aliases, extra
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Packed:
+    """A file of safetensors: the largest elements first, so that each tensor is aligned.
+
+    It is laid out here, since the library's own writer wants all of it in memory twice. Source:
+    https://github.com/huggingface/safetensors#format
+    """
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    return Packed(len(text).to_bytes(8, "little") + text, *(tensor for _, tensor in ordered))
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -279,30 +256,75 @@ def _difference(own: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
     )
 
 
-def _require_plain(value: Any, where: str) -> None:
-    """Raise CheckpointError, naming the key, unless torch will load `value` back with `weights_only=True`."""
+def _taken(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value`, a text in the place of each ordinary tensor, which goes to `tensors`; one that is met again stays one.
+
+    Raises CheckpointError, naming the key, unless torch will load what it returns with `weights_only=True`.
+    """
+    names: dict[int, str] = {}
+
+    def take(value: Any, where: str) -> Any:
+        kind = type(value)
+        if kind is Tensor and _is_ordinary(value) and not (value.requires_grad or vars(value)):
+            name = names.setdefault(id(value), where)
+            tensors[name] = value
+            return f"{_ELSEWHERE}{name}"
+        if kind in (Tensor, nn.Parameter):
+            _mapped(vars(value), take, f"{where}.__dict__")
+        elif kind not in _VALUES and not (kind is int and value.bit_length() < _INT_BITS):
+            raise _refused(where, expected=_PLAIN, got=f"{kind.__module__}.{kind.__qualname__}")
+        elif kind is str and value.startswith(_ELSEWHERE):
+            raise _refused(where, expected="text that does not stand for a tensor", got=repr(value))
+        return value
+
+    return {key: _mapped(item, take, key) for key, item in value.items()}
+
+
+def _given_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `_taken` was given."""
+
+    def give(value: Any, _where: str) -> Any:
+        is_elsewhere = type(value) is str and value.startswith(_ELSEWHERE)
+        return tensors[value.removeprefix(_ELSEWHERE)] if is_elsewhere else value
+
+    return _mapped(value, give, "")
+
+
+def _mapped(value: Any, leaf: Callable[[Any, str], Any], where: str) -> Any:
+    """`value` with each leaf of its containers, which `where` says, replaced by what `leaf` makes of it."""
     kind = type(value)
     if kind in _MAPPINGS:
-        for key, item in value.items():
-            _require_plain(key, f"a key of {where}")
-            _require_plain(item, f"{where}[{key!r}]")
-    elif kind in _SEQUENCES:
-        for index, item in enumerate(value):
-            _require_plain(item, f"{where}[{index}]")
-    elif kind in (Tensor, nn.Parameter):
-        _require_plain(vars(value), f"{where}.__dict__")
-    elif kind not in _VALUES and not (kind is int and value.bit_length() < _INT_BITS):
-        raise CheckpointError(
-            f"{where} cannot go into a checkpoint",
-            expected="numbers, text, None, tensors, and lists, tuples, sets and dicts of them",
-            got=f"{kind.__module__}.{kind.__qualname__}",
-            hint="a state of plain values, from which the object can be made again",
+        items = (
+            (_mapped(key, leaf, f"a key of {where}"), _mapped(item, leaf, f"{where}[{key!r}]"))
+            for key, item in value.items()
         )
+        return kind(dict(items))
+    if kind in _SEQUENCES:
+        return kind(_mapped(item, leaf, f"{where}[{index}]") for index, item in enumerate(value))
+    return leaf(value, where)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_ordinary(value: Tensor) -> bool:
+    """Whether a file of safetensors takes it and gives it back as it was."""
+    return (
+        value.dtype in _DTYPES
+        and value.layout is torch.strided
+        and value.device.type != "meta"
+        and not (value.is_conj() or value.is_neg())
+    )
+
+
+_PLAIN = "numbers, text, None, tensors, and lists, tuples, sets and dicts of them"
+
+
+def _refused(where: str, *, expected: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where} cannot go into a checkpoint",
+        expected=expected,
+        got=got,
+        hint="a state of plain values, from which the object can be made again",
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.layout}, {tensor.dtype}, {tensor.device}"

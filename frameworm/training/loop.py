@@ -83,6 +83,7 @@ class Loop:
         if ended and ended.verb == "finish":
             ended = self._finish()
         self._save(ended.reason if ended else "the end")
+        self._saving.settle()
         self._halted = resumed or self._moment()
         return ended
 
@@ -213,6 +214,8 @@ class Loop:
                 self._bus.publish(request.event)
             elif request.by:
                 self._bus.publish(ControlRequested(self._source, request.verb, request.reason, request.by))
+        if any(request.verb == "settle" for request in requests):
+            self._saving.settle(wait=False)
         ended = next((request for request in requests if request.ends), None)
         validations = [request for request in requests if request.verb == "validate"]
         if validations and not ended and not self._validate_between(asked=all(one.by for one in validations)):

@@ -2,7 +2,8 @@
 
     checkpoints/step-00000115/      complete, or it would not have this name
         model.safetensors           the weights
-        state.pt                    everything else: plain containers and tensors
+        state.safetensors           the tensors of everything else
+        state.pt                    everything else, in plain containers; format 1 had the tensors in it as well
         manifest.json               what this module reads and writes; sealed with a digest of its own content
     checkpoints/.tmp-...            being written, or left behind by a writer that was killed
 
@@ -22,7 +23,7 @@ import msgspec
 
 from frameworm.errors import CheckpointError, CorruptCheckpointError, nearest
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
@@ -84,11 +85,11 @@ def read_manifest(directory: Path) -> Manifest:
     content.pop("digest", None)
     if _seal(content) != raw:
         raise _corrupt(directory, MANIFEST, expected="the digest that it carries", got="another")
-    if content.get("format") != FORMAT:
+    if content.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"the checkpoint has format {content.get('format')}",
             where=str(directory),
-            expected=f"format {FORMAT}",
+            expected=f"format {FORMAT}, or an earlier one",
             hint=f"FRAMEWORM {content.get('frameworm')}, which wrote it",
         )
     try:
@@ -128,9 +129,8 @@ def list_checkpoints(root: Path) -> tuple[Checkpoint, ...]:
 
     Contents are not hashed here, `verify` does that. Raises CheckpointError when a newer version wrote one of them.
     """
-    places = [place for path in root.glob("step-*") if (place := _place(path)) is not None]
     complete = []
-    for *_, path in sorted(places):
+    for path in checkpoint_folders(root):
         try:
             manifest = read_manifest(path)
             if all((path / name).stat().st_size == file.size for name, file in manifest.files.items()):
@@ -138,6 +138,12 @@ def list_checkpoints(root: Path) -> tuple[Checkpoint, ...]:
         except (CorruptCheckpointError, OSError):
             continue
     return tuple(complete)
+
+
+def checkpoint_folders(root: Path) -> list[Path]:
+    """What has the name of a checkpoint in `root`, damaged or not, oldest first."""
+    places = [place for path in root.glob("step-*") if (place := _place(path)) is not None]
+    return [path for *_, path in sorted(places)]
 
 
 def _place(path: Path) -> tuple[int, int, Path] | None:

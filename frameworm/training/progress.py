@@ -10,7 +10,7 @@ import msgspec
 
 from bus import Event
 
-Verb = Literal["stop", "interrupt", "finish", "save", "validate", "skip", "publish"]
+Verb = Literal["stop", "interrupt", "finish", "save", "validate", "skip", "publish", "settle"]
 
 
 class Progress:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from bus import EventBus
 from frameworm.errors import CheckpointError
 from frameworm.events import CheckpointSave, CheckpointSaved, TrainerHandle
-from frameworm.training.checkpoint import CheckpointStore, load
+from frameworm.training.checkpoint import load, manifest_of, packed
 from frameworm.training.manifest import find_checkpoint
-from frameworm.training.progress import Progress
+from frameworm.training.progress import Progress, Requests
+from frameworm.training.store import CheckpointStore
+from frameworm.training.writer import Writer
 
 log = logging.getLogger("frameworm")
 
@@ -33,7 +36,8 @@ class Stateful(Protocol):
 class Saving:
     """Saves and restores one run: the `model`, the `parts` that train it, by their names, and its listeners.
 
-    Without a `store` saving does nothing.
+    Without a `store` saving does nothing. A checkpoint that is written in the background is told of when `settle` is
+    called, which one of the `requests` then asks for.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Saving:
         model: nn.Module,
         parts: Mapping[str, Stateful],
         progress: Progress,
+        requests: Requests,
     ) -> None:
         self._source = source
         self._bus = bus
@@ -52,43 +57,81 @@ class Saving:
         self._model = model
         self._parts = parts
         self._progress = progress
+        self._requests = requests
+        self._writer: Writer | None = None
+        self._writing: Future[Path] | None = None
         self._saved: tuple[Path, dict[str, int]] | None = None
 
     def is_due(self) -> bool:
         """Whether there is a store, and no checkpoint of this moment in it."""
         return self.store is not None and self._saved != self._place_in(self.store.root)
 
+    def check_space(self, moments: float) -> None:
+        """Raise `CheckpointError` unless the disk has room for the checkpoints that are kept.
+
+        Before the first step nobody knows what the optimizers will remember: `moments` numbers for each weight.
+        """
+        if self.store is not None:
+            tensors = (value for value in self._model.state_dict().values() if isinstance(value, Tensor))
+            self.store.check_space(int((1 + moments) * sum(tensor.nbytes for tensor in tensors)))
+
     def _place_in(self, root: Path) -> tuple[Path, dict[str, int]]:
         return root.resolve(), self._progress.state_dict()
 
     def save(self, moment: Callable[[], Mapping[str, Any]], *, metrics: Mapping[str, float], reason: str) -> None:
-        """Write a checkpoint of this moment, which `is_due` and between two optimizer steps.
+        """Write a checkpoint of this moment, which `is_due` and between two optimizer steps, or begin to.
 
         `moment` gives the loop's own state, after the listeners of `checkpoint_save` were called; `metrics` are those
-        of these very weights. Publishes `checkpoint_save` before and `checkpoint_saved` after. Raises
+        of these very weights. Publishes `checkpoint_save` before and, when it is durable, `checkpoint_saved`. Raises
         `CheckpointError`.
         """
         assert self.store is not None
-        path = str(self.store.path_for(self._progress.step))
-        self._bus.publish(CheckpointSave(self._source, path))
-        self.store.save(
-            model=self._model,
-            state={
-                "progress": self._progress.state_dict(),
+        self.settle()
+        source, progress = self._source, self._progress
+        self._bus.publish(CheckpointSave(source, str(self.store.path_for(progress.step))))
+        files = packed(
+            self._model,
+            {
+                "progress": progress.state_dict(),
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
-                "metrics": dict(self._source.metrics),
+                "metrics": dict(source.metrics),
                 "listeners": self._listeners_state(),
                 **moment(),
             },
-            run=self._source.run_id,
-            model_name=self._source.model_name,
-            epoch=self._progress.epoch,
-            step=self._progress.step,
+        )
+        manifest = manifest_of(
+            run=source.run_id,
+            model_name=source.model_name,
+            epoch=progress.epoch,
+            step=progress.step,
             metrics=metrics,
             reason=reason,
         )
         self._saved = self._place_in(self.store.root)
-        self._bus.publish(CheckpointSaved(self._source, path))
+        if self.store.background:
+            self._writing = self._writer_of(self.store).write(manifest, files)
+            self._writing.add_done_callback(lambda _: self._requests.file("settle", "a checkpoint is written"))
+        else:
+            path = self.store.write(manifest, {name: file.pieces() for name, file in files.items()})
+            self._bus.publish(CheckpointSaved(source, str(path)))
+
+    def _writer_of(self, store: CheckpointStore) -> Writer:
+        if self._writer is None or self._writer.store is not store:
+            self.close()
+            self._writer = Writer(store)
+        return self._writer
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Wait for the checkpoint that is being written, if one is, and tell of it; raises its `CheckpointError`."""
+        if self._writing is not None and (wait or self._writing.done()):
+            writing, self._writing = self._writing, None
+            self._bus.publish(CheckpointSaved(self._source, str(writing.result())))
+
+    def close(self) -> None:
+        """Let the process that writes end, when it has written what it has."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
 
     def restore(self, path: Path) -> dict[str, Any]:
         """Load a checkpoint into the model, the parts that train it and the listeners, and return its state.

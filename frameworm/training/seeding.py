@@ -30,9 +30,10 @@ def rng_state() -> dict[str, Any]:
 
     Generators of GPUs are part of it once CUDA is in use; reading them waits for no kernel.
     """
+    number, words, gauss = random.getstate()
     algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002  the global generator is the one to keep
     state: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": (number, torch.tensor(words), gauss),
         "numpy": (algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
@@ -57,7 +58,8 @@ def restore_rng(state: Mapping[str, Any]) -> None:
             hint="a machine like the one that wrote it",
         )
     try:
-        random.setstate(state["python"])
+        number, words, gauss = state["python"]
+        random.setstate((number, tuple(map(int, words)), gauss))
         algorithm, keys, *rest = state["numpy"]
         np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002  as above
         torch.set_rng_state(state["torch"])

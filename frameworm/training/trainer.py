@@ -30,7 +30,6 @@ from frameworm.events import (
 )
 from frameworm.facts import RunView
 from frameworm.training.asking import caller
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.configuring import joint_loss, optimizations_for
 from frameworm.training.device import resolve_device
 from frameworm.training.ema import MovingAverage
@@ -51,6 +50,7 @@ from frameworm.training.saving import Saving, Stateful
 from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
 from frameworm.training.step import Step
+from frameworm.training.store import CheckpointStore
 from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
 
@@ -162,6 +162,7 @@ class Trainer:
             model=model,
             parts=parts,
             progress=progress,
+            requests=requests,
         )
         self._loop = Loop(
             self,
@@ -390,6 +391,7 @@ class Trainer:
             raise RuntimeError("this trainer is running already")
         self.status, self.error, self._signal = "running", None, None
         with ExitStack() as stack:
+            stack.callback(self._saving.close)
             stack.enter_context(hearing_of_listeners(self, self.bus, self._requests))
             stack.enter_context(interrupts(self._interrupt))
             for feed in self._feeds:
@@ -421,6 +423,7 @@ class Trainer:
 
     def _run(self) -> Request | None:
         self.bus.publish(TrainBegin(self, self.epochs))
+        self._saving.check_space(2 + (self.options.ema is not None))  # as Adam has them, and the average
         path, state = self._resumed or ("", None)
         self._resumed = None
         if state is not None:
@@ -431,6 +434,10 @@ class Trainer:
     def _end_with(self, error: BaseException) -> None:
         """Tell of the error that ended the run; what listeners raise on hearing of it becomes a note on it."""
         text = f"{type(error).__name__}: {error}"
+        try:
+            self._saving.settle()
+        except BaseException as trouble:
+            error.add_note(f"and the checkpoint before was not written: {trouble}")
         if isinstance(error, Exception):
             self.status, self.error, reason = "failed", text, text
             events: list[TrainingEvent] = [TrainFailed(self, error, text)]

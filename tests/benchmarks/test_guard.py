@@ -95,6 +95,8 @@ def test_every_promise_is_guarded() -> None:
         ("MLflow, a record per step", 2.0),
         ("step, a relay that burns Python", 1.06),
         ("5 ms step, async listener of 100 ms", 1.01),
+        ("100 MB saved in the background: stall", 1.5),
+        ("... and a step meanwhile, one thread", 1.1),
         ("frameworm --help", 3.0),
         ("frameworm plugins list, 200 of them", 2.0),
         ("load 100 small plugins", 3.0),

@@ -15,7 +15,7 @@ import pytest
 
 from frameworm.delivery.journal import journal_path
 from frameworm.delivery.relay import Outcome
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from tests.faults.support import FULL, LONG, Process, records, start, times
 from tests.frameworm.delivery.listeners import lines
 from tests.frameworm.delivery.recorded import environment, listener, new_run, plan, record, relay
@@ -25,7 +25,7 @@ from tests.frameworm.delivery.recorded import environment, listener, new_run, pl
 SLOW = """
 import json, os, sys, time
 from pathlib import Path
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from tests.bus.events import account, balanced
 from tests.frameworm.training.toys import Scripted, a_trainer
 

@@ -14,7 +14,7 @@ from bus.testing import record
 from frameworm import events
 from frameworm.events import BatchEnd, EpochEnd, TrainingEvent
 from frameworm.plugins.binding import hook_names
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import Scripted, a_perceptron, a_trainer, some_batches
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from frameworm.errors import UserError
+from frameworm.events import CheckpointSave, OptimizerStepped, TrainBegin
 from frameworm.listeners.checkpointing import Checkpointing
 from tests.frameworm.listeners.fakes import FakeTrainer
 
@@ -27,12 +30,47 @@ def test_every_so_many_epochs_and_the_last(every: int, saved: list[int]) -> None
 def test_undo() -> None:
     """Once cancelled, nothing is asked for."""
     trainer = FakeTrainer()
-    Checkpointing().register(trainer.bus).cancel()
+    for subscription in Checkpointing(every_steps=1, every_minutes=1).register(trainer.bus):
+        subscription.cancel()
     trainer.end_epoch(0)
+    trainer.bus.publish(OptimizerStepped(trainer, None))
     assert trainer.asked == []
 
 
-def test_no_epochs_is_refused() -> None:
-    """An interval of no epochs is wrong input."""
-    with pytest.raises(UserError, match="every_epochs"):
-        Checkpointing(every_epochs=0)
+def test_every_so_many_steps() -> None:
+    """Each so-many-th step is saved once, however many optimizers step in it."""
+    trainer = FakeTrainer()
+    Checkpointing(every_steps=3).register(trainer.bus)
+    for trainer.step in range(1, 8):
+        for optimizer in ("generator", "discriminator"):
+            trainer.bus.publish(OptimizerStepped(trainer, None, optimizer=optimizer))
+    assert trainer.asked == [("save", "step 3"), ("save", "step 6")]
+
+
+def test_every_so_many_minutes() -> None:
+    """At the first step after so many minutes without a checkpoint, whoever had the last one saved."""
+    now = [0.0]
+    trainer = FakeTrainer()
+    Checkpointing(every_minutes=0.5, clock=lambda: now[0]).register(trainer.bus)
+
+    def asked_at(second: float) -> bool:
+        now[0] = second
+        trainer.bus.publish(OptimizerStepped(trainer, None))
+        asked, trainer.asked = trainer.asked, []
+        assert asked in ([], [("save", "0.5 minutes")])
+        return bool(asked)
+
+    now[0] = 1000.0
+    trainer.bus.publish(TrainBegin(trainer, 3))
+    assert [asked_at(second) for second in (1029, 1031, 1032)] == [False, True, False]
+    now[0] = 1060.0
+    trainer.bus.publish(CheckpointSave(trainer, "step-00000001"))
+    assert [asked_at(second) for second in (1062, 1089, 1090)] == [False, False, True]
+
+
+@pytest.mark.parametrize("option", ["every_epochs", "every_steps", "every_minutes"])
+def test_nothing_is_refused(option: str) -> None:
+    """An interval of nothing is wrong input."""
+    options: dict[str, Any] = {option: 0}
+    with pytest.raises(UserError, match=option):
+        Checkpointing(**options)

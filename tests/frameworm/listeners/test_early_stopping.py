@@ -12,7 +12,7 @@ from frameworm.config import TrainerConfig
 from frameworm.errors import UnknownNameError, UserError
 from frameworm.events import EpochEnd, ValidationEnd
 from frameworm.listeners.early_stopping import EarlyStopping
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.listeners.fakes import FakeTrainer
 from tests.frameworm.training.toys import a_perceptron, a_trainer, some_batches

@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from frameworm.errors import CheckpointError, CorruptCheckpointError
-from frameworm.training.checkpoint import CheckpointStore, direction, load
+from frameworm.training import checkpoint
+from frameworm.training.checkpoint import load
 from frameworm.training.manifest import Manifest, measure, read_manifest, write_manifest
 from frameworm.training.optimizers import build_optimizer
 from frameworm.training.seeding import rng_state
+from frameworm.training.store import CheckpointStore, direction
 
 
 def a_store(root: Path, *, monitor: str | None = "val_loss", keep: int = 2) -> CheckpointStore:
@@ -44,7 +46,8 @@ def save(
     metrics: dict[str, float] | None = None,
 ) -> Path:
     """Save a small model whose weights are all `step`."""
-    return store.save(
+    return checkpoint.save(
+        store,
         model=model or filled(step),
         state=state or {"step": step},
         run="digits-1",
@@ -149,7 +152,7 @@ def test_the_manifest_says_what_it_is(tmp_path: Path) -> None:
     path = save(store, 115, metrics=metrics)
     manifest = read_manifest(path)
     assert path == expected == tmp_path / "step-00000115"
-    assert (manifest.format, manifest.run, manifest.model) == (1, "digits-1", "line")
+    assert (manifest.format, manifest.run, manifest.model) == (2, "digits-1", "line")
     assert (manifest.epoch, manifest.step, manifest.reason) == (0, 115, "test")
     assert manifest.metrics == {"val_loss": 0.5, "lr": None, "acc": 0.25}
     assert {*manifest.files, "manifest.json"} == {file.name for file in path.iterdir()}
@@ -189,7 +192,7 @@ def test_damage_anywhere_is_noticed(intact: Path, data: st.DataObject) -> None:
     assert all(bool((parameter == 7).all()) for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors", "state.pt", "manifest.json"])
 def test_a_missing_file_is_noticed(tmp_path: Path, name: str) -> None:
     """A checkpoint without one of its files is damaged, and the complete one before it is offered and is the latest."""
     store = a_store(tmp_path)
@@ -314,6 +317,23 @@ def test_the_state_of_torch_s_optimizers_is_plain(tmp_path: Path, name: str) -> 
     optimizer.load_state_dict(load(path, filled(0))["optimizer"])
 
 
+def test_format_1_is_still_read(tmp_path: Path) -> None:
+    """Checkpoints from before the tensors of the state had a file of their own."""
+    path, state = save(a_store(tmp_path), 1), {"rng": torch.arange(3), "epoch": 2}
+    (path / "state.safetensors").unlink()
+    torch.save({"model": {}, "state": state}, path / "state.pt")
+    files = {name: measure(path / name) for name in ("model.safetensors", "state.pt")}
+    write_manifest(path, msgspec.structs.replace(read_manifest(path), format=1, files=files))
+    loaded = load(path, filled(0))
+    assert (loaded["epoch"], loaded["rng"].tolist()) == (2, [0, 1, 2])
+
+
+def test_text_that_stands_for_a_tensor_is_refused(tmp_path: Path) -> None:
+    """It would come back as one."""
+    with pytest.raises(CheckpointError, match=r"state\['x'\] cannot go into a checkpoint"):
+        save(a_store(tmp_path), 1, state={"x": "state.safetensors#state['y']"})
+
+
 def test_the_state_of_torch_s_schedulers_is_plain(tmp_path: Path) -> None:
     """Every scheduler's state can be saved and loaded."""
     optimizer = torch.optim.SGD(filled(1).parameters(), lr=0.1, momentum=0.9)
@@ -337,14 +357,16 @@ import hashlib, os, signal, sys
 from pathlib import Path
 import torch
 from torch import nn
-from frameworm.training.checkpoint import CheckpointStore, load
+from frameworm.training.checkpoint import load, save as write
+from frameworm.training.store import CheckpointStore
 
 torch.set_num_threads(1)
 
 def save(store, step):
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, step)
-    store.save(model=model, state={"step": step}, run="r", model_name="m", epoch=0, step=step, metrics={}, reason="r")
+    about = {"run": "r", "model_name": "m", "epoch": 0, "step": step, "metrics": {}, "reason": "r"}
+    write(store, model=model, state={"step": step}, **about)
 
 def run_until(call, root):
     # Save steps 1, 1, 2, 3 and 4, and be killed before the given call into the system.
@@ -359,7 +381,7 @@ def run_until(call, root):
         return wrapper
     for name in ("fsync", "rename", "mkdir", "unlink", "rmdir"):
         setattr(os, name, lethal(getattr(os, name)))
-    hashlib.file_digest = lethal(hashlib.file_digest)
+    hashlib.sha256 = lethal(hashlib.sha256)
     store = CheckpointStore(root / "checkpoints", monitor=None)
     for step in (1, 1, 2, 3, 4):
         save(store, step)
@@ -452,10 +474,10 @@ def test_an_interrupted_save_leaves_no_trace(tmp_path: Path, monkeypatch: pytest
 
 
 def test_space_is_checked_where_the_checkpoints_will_be(tmp_path: Path) -> None:
-    """Before the directory exists; too little is an error that says how much."""
+    """Before the directory exists; too little for all that will be kept, and the next, is an error."""
     store = a_store(tmp_path / "run" / "checkpoints")
     store.check_space(1)
-    with pytest.raises(CheckpointError, match=r"expected: 1000000000000\.0 MB"):
+    with pytest.raises(CheckpointError, match=r"expected: 4000000000000\.0 MB, for 4 "):
         store.check_space(10**18)
     assert not (tmp_path / "run").exists()
 
@@ -469,6 +491,15 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
         seen.append(steps(store))
     assert seen == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6], [5, 6, 7]]
     assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:08d}" for step in (5, 6, 7)}
+
+
+@pytest.mark.parametrize(("keep_best", "kept"), [(0, [5, 6]), (1, [2, 5, 6]), (3, [1, 2, 4, 5, 6])])
+def test_so_many_of_the_best_stay(tmp_path: Path, keep_best: int, kept: list[int]) -> None:
+    """The best few, besides the newest; those that were never judged are no candidates."""
+    store = CheckpointStore(tmp_path, keep_best=keep_best, monitor="val_loss")
+    for step, metrics in enumerate([{"val_loss": loss} for loss in (0.3, 0.1, 0.5, 0.2)] + [{}, {}], start=1):
+        save(store, step, metrics=metrics)
+    assert steps(store) == kept
 
 
 def test_two_are_kept_at_least(tmp_path: Path) -> None:

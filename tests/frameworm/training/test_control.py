@@ -23,7 +23,7 @@ from frameworm.events import (
     ValidationBatchEnd,
     ValidationEnd,
 )
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import (
     a_perceptron,

@@ -17,7 +17,7 @@ from bus import EventBus
 from bus.testing import record
 from frameworm.errors import StopTraining
 from frameworm.events import BatchEnd, EpochEnd, TrainBegin, TrainEnd, TrainFailed
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import Scripted, a_perceptron, a_trainer, some_batches
 
@@ -281,7 +281,7 @@ def test_a_finished_trainer_has_nothing_left_to_do() -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from tests.frameworm.training.toys import Scripted, a_trainer
 
 SLOW = {slow}

@@ -14,7 +14,7 @@ import pytest
 from bus import Event, EventBus
 from frameworm.events import BatchEnd, EpochEnd, ListenerFailed, TrainBegin, TrainEnd
 from frameworm.facts import RunView
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from tests.frameworm.training.toys import a_trainer, same, weights
 
 

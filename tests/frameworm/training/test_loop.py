@@ -14,8 +14,8 @@ import torch
 from bus.testing import record
 from frameworm.errors import DataError, NonFiniteError
 from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ValidationEnd
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.loop import numbers
+from frameworm.training.store import CheckpointStore
 from tests.frameworm.training.toys import (
     Batch,
     Scripted,

@@ -68,10 +68,10 @@ def test_a_changed_manifest_does_not_agree_with_its_digest(tmp_path: Path) -> No
 def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     """A checkpoint of a later version, whose manifest may look different, is told from a damaged one."""
     directory = make(tmp_path, 7)
-    newer = {**msgspec.to_builtins(manifest(7, {})), "format": 2, "frameworm": "3.1.4", "shards": [1]}
+    newer = {**msgspec.to_builtins(manifest(7, {})), "format": 3, "frameworm": "3.1.4", "shards": [1]}
     write_manifest(directory, newer)  # type: ignore[arg-type]  # one that this version has no type for
     for read in (read_manifest, verify):
-        with pytest.raises(CheckpointError, match=r"format 2(.|\n)*FRAMEWORM 3\.1\.4") as caught:
+        with pytest.raises(CheckpointError, match=r"format 3(.|\n)*FRAMEWORM 3\.1\.4") as caught:
             read(directory)
         assert not isinstance(caught.value, CorruptCheckpointError)
     with pytest.raises(CheckpointError, match="format 2"):

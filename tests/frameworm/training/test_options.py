@@ -25,9 +25,9 @@ from frameworm.events import (
     ValidationBegin,
     ValidationEnd,
 )
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.feed import Feed
 from frameworm.training.seeding import isolated_rng
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import (
     Perceptron,

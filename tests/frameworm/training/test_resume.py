@@ -17,8 +17,8 @@ from frameworm.config import Named
 from frameworm.data.loading import loaders
 from frameworm.data.splits import ArrayDataset, Splits
 from frameworm.events import BatchEnd, EpochBegin, EpochEnd, TrainingEvent
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.seeding import seed_everything
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import INPUTS, Batch, Perceptron, a_trainer, same, weights
 

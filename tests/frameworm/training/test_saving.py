@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from frameworm.errors import CheckpointError
 from frameworm.events import BatchEnd, CheckpointSave, CheckpointSaved, EpochEnd
 from frameworm.listeners.early_stopping import EarlyStopping
 from frameworm.plugins.hooks import CallbackHook, HookRegistry
-from frameworm.training.checkpoint import CheckpointStore
-from frameworm.training.run import RunInfo
+from frameworm.training.checkpoint import save
+from frameworm.training.run import RunInfo, TrainResult
+from frameworm.training.store import CheckpointStore
 from tests.frameworm.training.toys import Scripted, a_perceptron, a_trainer, some_batches, weights
 
 
@@ -318,8 +320,16 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
 
 def test_a_state_that_somebody_else_wrote_is_refused(tmp_path: Path) -> None:
     """It is a checkpoint, but of no run."""
-    a_store(tmp_path).save(
-        model=a_perceptron(), state={"mine": 1}, run="", model_name="", epoch=0, step=1, metrics={}, reason=""
+    save(
+        a_store(tmp_path),
+        model=a_perceptron(),
+        state={"mine": 1},
+        run="",
+        model_name="",
+        epoch=0,
+        step=1,
+        metrics={},
+        reason="",
     )
     with pytest.raises(CheckpointError, match="does not fit"):
         a_trainer().resume(tmp_path)
@@ -351,3 +361,26 @@ def listeners_in(folder: Path) -> Any:
     """Return the listeners' states in the one checkpoint."""
     (saved,) = a_store(folder).list()
     return torch.load(saved.path / "state.pt", weights_only=True)["state"]["listeners"]
+
+
+def test_a_disk_without_room_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails with what it takes and what there is; resumed with its checkpoints there, it takes less."""
+    usage = shutil.disk_usage(tmp_path)
+    weights = sum(value.nbytes for value in a_perceptron().state_dict().values())
+
+    def free(count: float) -> None:
+        there = usage._replace(free=int(count * weights))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: there)
+
+    def fit() -> TrainResult:
+        store = CheckpointStore(tmp_path / "checkpoints", monitor=None)
+        return a_trainer(ema=0.9, checkpoints=store).fit()
+
+    free(4 * 3.9)  # two that are kept, the best and the next: weights, two moments and an average each
+    with pytest.raises(CheckpointError, match="not enough room"):
+        fit()
+    assert not (tmp_path / "checkpoints").exists()
+    free(4 * 4.1)
+    assert fit().steps > 0
+    free(3 * 4.1)
+    assert fit().steps > 0

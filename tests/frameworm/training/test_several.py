@@ -16,7 +16,7 @@ from bus.testing import record
 from frameworm.config import Named, OptimizerConfig
 from frameworm.errors import ModelContractError, NonFiniteError, UnknownNameError, UserError
 from frameworm.events import BackwardBegin, BackwardEnd, BatchEnd, EpochEnd, OptimizerStep, OptimizerStepped
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import a_trainer, same, weights
 

@@ -21,9 +21,9 @@ from frameworm.errors import DataError, ModelContractError, NonFiniteError, Unkn
 from frameworm.events import BatchEnd, EpochBegin, EpochEnd, ListenerFailed, MetricsLogged, TrainerHandle
 from frameworm.facts import RunFacts
 from frameworm.plugins.hooks import CallbackHook, HookRegistry
-from frameworm.training.checkpoint import CheckpointStore
 from frameworm.training.run import RunInfo
 from frameworm.training.schedules import Schedule
+from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 from tests.frameworm.training.toys import Scripted, a_perceptron, a_trainer, same, sgd, some_batches, weights
 

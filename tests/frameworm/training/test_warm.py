@@ -16,16 +16,25 @@ from frameworm import app, runs
 from frameworm.cli import main
 from frameworm.config import parse
 from frameworm.errors import CheckpointError, UserError
-from frameworm.training.checkpoint import CheckpointStore
+from frameworm.training.checkpoint import save
 from frameworm.training.manifest import list_checkpoints
+from frameworm.training.store import CheckpointStore
 from frameworm.training.warm import warm_start
 from tests.frameworm.training.toys import a_perceptron, same, weights
 
 
 def saved(folder: Path, model: nn.Module) -> Path:
     """Return a checkpoint of the model."""
-    return CheckpointStore(folder, monitor=None).save(
-        model=model, state={}, run="r", model_name="m", epoch=0, step=1, metrics={}, reason="test"
+    return save(
+        CheckpointStore(folder, monitor=None),
+        model=model,
+        state={},
+        run="r",
+        model_name="m",
+        epoch=0,
+        step=1,
+        metrics={},
+        reason="test",
     )
 
 
