@@ -21,6 +21,7 @@ COMMANDS = (
     "",
     "init",
     "train",
+    "verify-resume",
     "runs list",
     "runs show",
     "runs prune",

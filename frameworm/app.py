@@ -91,13 +91,18 @@ def dry_run(config: Config, *, plugins: Selection | None = None) -> DryRun:
 
 @contextmanager
 def session(
-    config: Config, *, bus: EventBus | None = None, resume: str | None = None, plugins: Selection | None = None
+    config: Config,
+    *,
+    bus: EventBus | None = None,
+    resume: str | None = None,
+    plugins: Selection | None = None,
+    relay: bool = True,
 ) -> Iterator[Trainer]:
     """Give a trainer whose run is kept: recorded, with its checkpoints, config and environment, in a directory.
 
     All that can be wrong with the config is found first; then the directory is made. `resume` is `latest`, or a run's
     name or path, to go on with that run; the path of a checkpoint begins a new run with it. `plugins` is as in `build`.
-    Raises `UserError`.
+    Without a `relay` listeners in a process of their own are not served. Raises `UserError`.
     """
     with ExitStack() as stack:
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
@@ -133,7 +138,7 @@ def session(
         Checkpointing(rhythm.every_epochs, rhythm.every_steps, rhythm.every_minutes).register(trainer.bus)
         _describe(run, config, journal.attempt)
         stack.enter_context(logs.bind_run(run.id, trainer.position))
-        stack.enter_context(_relayed(trainer, run, apart, selection))
+        stack.enter_context(_relayed(trainer, run, apart if relay else (), selection))
         yield trainer
 
 

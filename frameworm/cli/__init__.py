@@ -11,13 +11,14 @@ COMMANDS = {
     "init": "Write a commented config that trains on real data.",
     "train": "Train a model.",
     "evaluate": "Judge a trained model on the validation data.",
+    "verify-resume": "Kill and resume a job, and compare the final weights.",
     "runs": "List, show and prune runs.",
     "checkpoints": "List and verify a run's checkpoints.",
     "relay": "Deliver the rest of a run to its process-lane listeners.",
     "events": "Show what a run publishes and records.",
     "plugins": "Create, load, list and check plugins.",
 }
-"""Each is `frameworm.cli.<name>:<name>`; its help is repeated here, where nothing need be imported for it."""
+"""Each is `frameworm.cli.<name>:<name>`, `_` for `-`; its help is repeated here, where nothing need be imported."""
 
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = 130
@@ -34,7 +35,8 @@ class Commands(click.Group):
         """Import the command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  likewise
