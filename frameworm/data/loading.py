@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from frameworm.data.reseeding import Place, Reseeded, generators_kept
 from frameworm.data.splits import ArrayDataset, Splits
 from frameworm.errors import DataError
 
@@ -53,20 +54,36 @@ class EpochSampler(Sampler[list[int]]):
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
 
-class EpochLoader(DataLoader[Any]):
-    """A DataLoader over `sampler`'s batches that also seeds its workers from seed and epoch.
+class _Places(Sampler[list[Place]]):
+    """A sampler's batches, each index with the seed and the epoch."""
 
-    An ArrayDataset without workers is indexed once per batch and needs no collating. The global random generators are
-    left alone.
+    def __init__(self, sampler: EpochSampler) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        seed, epoch = self._sampler.seed, self._sampler.epoch
+        return ([(seed, epoch, index) for index in batch] for batch in self._sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+
+class EpochLoader(DataLoader[Any]):
+    """A DataLoader over `sampler`'s batches, whose random numbers follow from its seed, the epoch and the index alone.
+
+    They are the same with and without workers, and after batches that were skipped. An ArrayDataset draws none: it is
+    not seeded, and without workers it is indexed once per batch and needs no collating. The global random generators
+    are left alone.
     """
 
     def __init__(
         self, dataset: Dataset[Any], sampler: EpochSampler, *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         self._workers_seed = torch.Generator()
+        draws = not isinstance(dataset, ArrayDataset)
         super().__init__(
-            dataset,
-            batch_sampler=sampler,
+            Reseeded(dataset) if draws else dataset,
+            batch_sampler=_Places(sampler) if draws else sampler,
             num_workers=num_workers,
             pin_memory=pin_memory,
             generator=self._workers_seed,
@@ -82,12 +99,23 @@ class EpochLoader(DataLoader[Any]):
             return self._in_memory(self.dataset)
         seed = np.random.SeedSequence((self._sampler.seed, self._sampler.epoch, 1)).generate_state(1, np.uint64)
         self._workers_seed.manual_seed(int(seed[0]))
-        return super().__iter__()
+        return super().__iter__() if self.num_workers else _apart(super().__iter__())
 
     def _in_memory(self, dataset: ArrayDataset) -> Iterator[tuple[Tensor, ...]]:
         for indices in self._sampler.batches():
             batch = dataset.batch(indices)
             yield tuple(column.pin_memory() for column in batch) if self.pin_memory else batch
+
+
+def _apart(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, made without a trace in the global generators of this process."""
+    while True:
+        with generators_kept():
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
 
 
 @dataclass(frozen=True)

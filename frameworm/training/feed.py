@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -10,27 +11,33 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from frameworm.errors import DataError
 from frameworm.training.device import move
+from frameworm.training.replaying import Replay, can_replay
 from frameworm.training.seeding import isolated_rng
 from frameworm.training.workers import shelter_of, signals_held
+
+log = logging.getLogger("frameworm")
 
 
 class Feed:
     """Whatever gives batches when it is iterated, once an epoch: a `DataLoader`, a list, an object of one's own.
 
-    Where it, its batch sampler or its sampler has `set_epoch(epoch)`, that is called before each epoch; if this also
-    takes `skip_batches`, an epoch that begins half-way loads nothing of what it skips.
+    Where it, its batch sampler or its sampler has `set_epoch(epoch)`, that is called before each epoch. An epoch that
+    begins half-way loads nothing of what it skips, if that takes `skip_batches` or the data are a plain `DataLoader`
+    over map-style data.
 
     An epoch has at most `limit` batches. Raises `DataError` for what cannot give the batches of so many `epochs`.
     """
 
     def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1, limit: int | None = None) -> None:
         _require_batches(data, epochs)
-        self._shelter = shelter_of(data)
-        self._data = data
+        self._replay = Replay(data) if can_replay(data) else None
+        self._data = data if self._replay is None else self._replay.loader
+        self._shelter = shelter_of(self._data)
         self._device = device
         self._limit = limit
         parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
@@ -48,18 +55,30 @@ class Feed:
             return self._placed(self._begun(), skip)
         if self._set_epoch is not None:
             self._set_epoch(epoch)
-        batches = self._begun()
-        for _ in range(skip):
-            next(batches, None)
+        batches = self._begun(epoch, skip)
+        if self._replay is None:
+            if skip and isinstance(self._data, DataLoader):
+                log.info("%d batches are loaded once more, to be skipped: these data cannot begin half-way", skip)
+            for _ in range(skip):
+                next(batches, None)
         return self._placed(batches, skip)
+
+    def state_dict(self) -> list[Tensor]:
+        """Return the states of the generators that the data have of their own."""
+        return self._replay.state_dict() if self._replay is not None else []
+
+    def load_state_dict(self, states: Iterable[Tensor]) -> None:
+        """Set them as they were."""
+        if self._replay is not None:
+            self._replay.load_state_dict(states)
 
     def lasting(self) -> AbstractContextManager[None]:
         """Keep workers from taking the run's signals for themselves while this lasts."""
         return self._shelter.lasting() if self._shelter is not None else nullcontext()
 
-    def _begun(self) -> Iterator[Any]:
+    def _begun(self, epoch: int = 0, skip: int = 0) -> Iterator[Any]:
         with signals_held() if self._shelter is not None else nullcontext():
-            return iter(self._data)
+            return iter(self._data) if self._replay is None else self._replay.begin(epoch, skip)
 
     def _placed(self, batches: Iterator[Any], skip: int) -> Iterator[Any]:
         """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""

@@ -61,7 +61,7 @@ class Loop:
         self._accumulate = accumulate
         self._times = times
         self._watched = watched(options, progress, requests)
-        self._epoch_rng = rng_state()
+        self._epoch_rng = self._rng()
         self._halted: Mapping[str, Any] | None = None
         self._judged: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which metrics
 
@@ -122,17 +122,25 @@ class Loop:
         skip = self._progress.batches
         self._progress.epoch = self._progress.completed
         if resumed is not None:
-            restore_rng(resumed["rng"])
+            self._restore_rng(resumed["rng"])
         self._step.begin_epoch()
         self._bus.publish(EpochBegin(self._source, self._progress.epoch))
         if resumed is not None and skip:
-            restore_rng(resumed["epoch_rng"])
-        self._epoch_rng = rng_state()
+            self._restore_rng(resumed["epoch_rng"])
+        self._epoch_rng = self._rng()
         batches = self._feed.begin(self._progress.epoch, skip)
         if resumed is not None and skip:
             self._step.load_state_dict(resumed["step"])
-            restore_rng(resumed["rng"])
+            self._restore_rng(resumed["rng"])
         return micro_batches(self._times.waits(batches), self._accumulate, start=skip, total=self._feed.length)
+
+    def _rng(self) -> dict[str, Any]:
+        """Return the state of the global generators and of the data's own."""
+        return {**rng_state(), "data": self._feed.state_dict()}
+
+    def _restore_rng(self, state: Mapping[str, Any]) -> None:
+        restore_rng(state)
+        self._feed.load_state_dict(state["data"])
 
     def _end_of_training(self) -> dict[str, float]:
         """Return the metrics of an epoch's training."""
@@ -243,7 +251,7 @@ class Loop:
 
     def _moment(self) -> dict[str, Any]:
         """Return what it takes, besides the weights, to go on from here as if nothing had happened."""
-        return {"rng": rng_state(), "epoch_rng": self._epoch_rng, "step": self._step.state_dict()}
+        return {"rng": self._rng(), "epoch_rng": self._epoch_rng, "step": self._step.state_dict()}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

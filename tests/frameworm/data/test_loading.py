@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from frameworm.data import ArrayDataset, EpochLoader, EpochSampler, Loaders, Splits, digits, loaders
+from frameworm.data.reseeding import reseed
 from frameworm.errors import DataError
 
 # Python 3.12 and later warn of forking a process with threads, which torch's workers do on Linux.
@@ -157,6 +158,61 @@ def test_workers_are_seeded_by_seed_and_epoch() -> None:
     assert all(map(torch.equal, first, drawn(0, 1)))
     for other in (drawn(0, 2), drawn(1, 1)):
         assert not any(torch.equal(a[1:], b[1:]) for a in first for b in other)
+
+
+@FORKS
+def test_random_numbers_follow_from_seed_epoch_and_index() -> None:
+    """They are the same with and without workers, in whatever batch, and after a skip; every sample has its own."""
+
+    def drawn(*, workers: int = 0, skip: int = 0, size: int = 2) -> dict[float, list[float]]:
+        train = loaders(Splits(Noisy()), batch_size=size, num_workers=workers).train
+        train.set_epoch(3, skip)
+        rows = [torch.stack([part.double() for part in batch], dim=1) for batch in train]
+        return {index: numbers for index, *numbers in torch.cat(rows).tolist()}
+
+    alone = drawn()
+    assert alone == drawn(workers=1) == drawn(workers=2) == drawn(size=4)
+    assert drawn(skip=1).items() < alone.items()
+    assert len({number for numbers in alone.values() for number in numbers}) == 4 * 3
+
+
+def test_samples_that_are_loaded_by_the_batch_are_so() -> None:
+    """A dataset that has `__getitems__` is asked for whole batches, seeded each."""
+
+    class Batched(Noisy):
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [torch.tensor([float(index), torch.rand(()).item()]) for index in indices]
+
+    first, second = (torch.cat(list(loaders(Splits(Batched()), batch_size=2).train)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert sorted(first[:, 0].tolist()) == [0, 1, 2, 3]
+
+
+def test_a_part_of_a_dataset_is_seeded_by_the_sample() -> None:
+    """What `random_split` gives has `__getitems__` for the dataset's sake, and loads one by one where that does."""
+
+    def drawn(size: int) -> list[list[float]]:
+        train = loaders(Splits(Subset(Noisy(), range(4))), batch_size=size).train
+        return sorted(torch.cat([torch.stack([x.double() for x in batch], dim=1) for batch in train]).tolist())
+
+    assert drawn(2) == drawn(4)
+
+
+def test_the_generators_do_not_run_in_step() -> None:
+    """Numpy and torch have the same generator: seeded alike, they would draw the same noise."""
+    reseed((0, 1, 2))
+    ours = [int(torch.empty((), dtype=torch.int32).random_().item()) for _ in range(4)]
+    theirs = [int(word) & 0x7FFFFFFF for word in np.random.randint(0, 2**32, 4, np.uint32)]  # noqa: NPY002
+    assert not set(ours) & set(theirs)
+
+
+def test_loading_leaves_the_global_generators_alone_though_it_draws() -> None:
+    """What samples draw in this process is no part of what the model draws."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    for _ in loaders(Splits(Noisy()), batch_size=2).train:
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert random.getstate() == before[1]
+        assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]  # noqa: NPY002
 
 
 @FORKS
