@@ -36,7 +36,7 @@ from frameworm.runs import RunDirectory
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
 from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import seed_everything
-from frameworm.training.store import CheckpointStore, locked
+from frameworm.training.store import CheckpointStore, wait_for_writer
 from frameworm.training.trainer import Trainer
 from frameworm.training.warm import warm_start
 
@@ -107,6 +107,8 @@ def session(
     with ExitStack() as stack:
         run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
         journal = stack.enter_context(_journal(config, run)) if run is not None else None
+        if run is not None:
+            checkpoint = _latest_of(config, run)
         selection = plugins or selected(config)
         trainer, apart = _built(config, bus, selection, is_new=resume is None)
         stack.callback(trainer.bus.close)
@@ -237,16 +239,18 @@ def build_model(name: str, tree: Section, *, where: str | None = None) -> nn.Mod
 
 
 def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | None]:
-    """Return the run to go on with and its newest checkpoint; for a checkpoint's path, no run and that one."""
+    """Return the run to go on with, or the checkpoint whose path `text` is."""
     path = Path(text)
     if path.exists() and not (path / "run.json").exists():
         return None, path
-    run = runs.find(Path(config.run.dir), text)
-    if run.checkpoints.exists():
-        with locked(run.checkpoints):  # the writer of a run that was killed finishes what it has begun
-            pass
+    return runs.find(Path(config.run.dir), text), None
+
+
+def _latest_of(config: Config, run: RunDirectory) -> Path | None:
+    """Return the newest checkpoint of a run that nobody trains; what was killed may still be writing one."""
+    wait_for_writer(run.checkpoints)
     latest = _store(config, run).latest()
-    return run, None if latest is None else latest.path
+    return None if latest is None else latest.path
 
 
 def _weights_at(config: Config, text: str) -> Path:

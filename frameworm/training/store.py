@@ -7,8 +7,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -112,17 +112,16 @@ class CheckpointStore:
         final = self.path_for(manifest.step)
         temporary = self.root / f"{_TEMPORARY}{final.name}"
         try:
-            self._make_root()
-            with locked(self.root):
-                self._sweep()
-                temporary.mkdir()
-                written = {name: _write(temporary / name, content) for name, content in files.items()}
-                write_manifest(temporary, msgspec.structs.replace(manifest, files=written))
-                for path in (*temporary.iterdir(), temporary):
-                    _fsync(path)
-                temporary.rename(final)
-                _fsync(self.root)
-                self._retire()
+            self.make_root()
+            self._sweep()
+            temporary.mkdir()
+            written = {name: _write(temporary / name, content) for name, content in files.items()}
+            write_manifest(temporary, msgspec.structs.replace(manifest, files=written))
+            for path in (*temporary.iterdir(), temporary):
+                _fsync(path)
+            temporary.rename(final)
+            _fsync(self.root)
+            self._retire()
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, OSError):
@@ -138,7 +137,8 @@ class CheckpointStore:
             hint=f"room to write ({self._free() / 1e6:.1f} MB are free), or another run.dir",
         )
 
-    def _make_root(self) -> None:
+    def make_root(self) -> None:
+        """Make the directory, if it is not there. Raises OSError."""
         if not self.root.exists():
             self.root.mkdir(parents=True)
             _fsync(self.root.parent)
@@ -159,19 +159,22 @@ class CheckpointStore:
                 shutil.rmtree(doomed, ignore_errors=True)  # what is left of it, the next save removes or complains of
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Wait until nobody else writes checkpoints in `root`, and keep others from it meanwhile.
+def lock(root: Path) -> int:
+    """Wait until no writer is at work on the checkpoints in `root`, and return a descriptor that keeps others waiting.
 
-    A writer may outlive the run that it writes for. Where a file system has no locks, this does nothing.
+    It does so until it is closed, in every process that has inherited it: a writer that outlives the run that it writes
+    for. Where a file system has no locks, nobody waits.
     """
     descriptor = os.open(root, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def wait_for_writer(root: Path) -> None:
+    """Wait until a writer that has outlived its run has written what it was given to `root`."""
+    if root.exists():
+        os.close(lock(root))
 
 
 def _write(file: Path, content: Content) -> File:

@@ -25,7 +25,7 @@ import msgspec
 
 from frameworm.errors import CheckpointError
 from frameworm.training.manifest import Manifest
-from frameworm.training.store import CheckpointStore
+from frameworm.training.store import CheckpointStore, lock
 
 log = logging.getLogger("frameworm")
 
@@ -102,7 +102,7 @@ class Writer:
         try:
             answer = self._asked(job)
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("the process that writes checkpoints is gone (%s): this one is written here", error)
+            log.warning("no other process writes this checkpoint (%s): it is written here", error)
             self._end()
             return _write(job, memoryview(self._shared))
         if answer.error is not None:
@@ -120,13 +120,18 @@ class Writer:
         return msgspec.json.decode(answers.readline(), type=Answer)
 
     def _started(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # noqa: S603  our own interpreter
-            [sys.executable, "-m", __name__, str(self._descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[self._descriptor],
-            start_new_session=True,  # a terminal's signals are meant for the training
-        )
+        self.store.make_root()
+        held = lock(self.store.root)  # before there is a job, and handed over: nobody comes in between
+        try:
+            process = subprocess.Popen(  # noqa: S603  our own interpreter
+                [sys.executable, "-m", __name__, str(self._descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[self._descriptor, held],
+                start_new_session=True,  # a terminal's signals are meant for the training
+            )
+        finally:
+            os.close(held)
         with suppress(OSError):  # it may be gone already
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return process

@@ -23,4 +23,6 @@ In the table `bus` is `tests/bus`, `delivery` is `tests/frameworm/delivery`; wha
 | 14 nested, recursive, self-unsubscribing | `bus/test_channel.py`, `bus/test_turn.py`, `bus/test_worker.py` |
 | 15 two writers, damage, poison, killing records | `test_damage.py`, `test_commands.py`, `delivery/test_relay.py` |
 | 16 the balance as a property | `bus/test_balance.py` |
+
+Training has two of its own: `test_phases.py` sends signals in each phase of a run, `test_cuts.py` kills one 200 times.
 """
