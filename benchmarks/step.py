@@ -13,7 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.paired import PAIRS, Pair, Ratio, measure, summarize
 from benchmarks.stepping import Batch, Classifier, Stepping, adamw, one_core
@@ -44,6 +48,7 @@ def register():
     def optimizer_step(trainer): ...
 """
 
+_WINDOW, _DECAY, _LONG = 4, 0.999, 10_000_000
 LIVES = 15  # how often a comparison's loops are made anew
 
 
@@ -106,6 +111,44 @@ def fit_trainer(
             journal.position = trainer.position
             journal.attach(bus)
         trainer.fit()
+
+
+def fit_bare_with_options(batches: Iterator[Batch]) -> None:
+    """Train by hand in bfloat16, with windows of four batches, clipping, a schedule and an average of the weights."""
+    model = Classifier()
+    optimizer = adamw(model)
+    schedule = CosineAnnealingLR(optimizer, _LONG)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))  # type: ignore[no-untyped-call]
+    for index, (x, y) in enumerate(batches):
+        if index % _WINDOW == 0:
+            optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = functional.cross_entropy(model(x), y)
+        (loss / _WINDOW).backward()  # type: ignore[no-untyped-call]
+        if index % _WINDOW == _WINDOW - 1:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(model)
+
+
+def fit_trainer_with_options(batches: Iterator[Batch]) -> None:
+    """Train with the trainer in the same way."""
+    model = Classifier()
+    optimizer = adamw(model)
+    schedule = CosineAnnealingLR(optimizer, _LONG)
+    options = TrainerConfig(epochs=1, device="cpu", precision="bf16", accumulate=_WINDOW, clip_norm=1.0, ema=_DECAY)
+    Trainer(model, batches, optimizer=optimizer, scheduler=schedule, bus=EventBus(), options=options).fit()
+
+
+def options_against_bare() -> Ratio:
+    """Measure the trainer with options against the hand-written loop that does the same."""
+    return versus(fit_trainer_with_options, fit_bare_with_options)
+
+
+def bare_with_options_against_itself() -> Ratio:
+    """Measure the noise of that."""
+    return versus(fit_bare_with_options, fit_bare_with_options)
 
 
 def versus(
