@@ -24,6 +24,7 @@ from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import load
 from frameworm.training.configuring import loss_of
 from frameworm.training.device import resolve_device
+from frameworm.training.ema import use_average
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
 from frameworm.training.loop import numbers
@@ -51,7 +52,8 @@ def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best
     """Return a run's trained model, on the CPU and in evaluation mode; plugins that are not disabled are loaded first.
 
     `run` is a run's directory, or its name or id in `runs/`. The best checkpoint is that of the config's
-    `checkpoint.monitor`, the latest one where no checkpoint has that metric. Raises `UserError`.
+    `checkpoint.monitor`, the latest one where no checkpoint has that metric. The weights are their average where the
+    run kept one (`trainer.ema`). Raises `UserError`.
     """
     if checkpoint not in _WORDS:
         hint = nearest(str(checkpoint), _WORDS)
@@ -61,7 +63,7 @@ def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best
     found = _kept(directory, checkpoint, settings.checkpoint)
     load_plugins(_as_in(settings))
     model = app.build_model(settings.model.name, settings, where=str(directory.config))
-    load(found.path, model, model_name=settings.model.name)
+    use_average(model, load(found.path, model, model_name=settings.model.name))
     return model.eval()
 
 
@@ -104,7 +106,7 @@ def evaluate(
                 got=f"{config.data.name!r}, which gives batches to train on only",
             )
         model = app.build_model(config.model.name, config.tree, where=config.where("model.name"))
-        load(found.path, model, model_name=config.model.name)
+        use_average(model, load(found.path, model, model_name=config.model.name))
         seed_everything(config.run.seed)  # again: what making the model has drawn says nothing of the checkpoint
         with deterministic(config.trainer.deterministic):
             metrics = _metrics(_judged(config, found, model, bus), config.metrics, data)

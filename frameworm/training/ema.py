@@ -68,3 +68,15 @@ class MovingAverage:
         for name, average in zip(self._names, self._averages, strict=True):
             average.copy_(averages[name])
         self._count = int(state["count"])
+
+
+def use_average(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a model the average that a checkpoint's `state` has of its weights, if there is one.
+
+    It is what was validated while training.
+    """
+    average = state.get("parts", {}).get("ema")
+    if average is not None and average["count"]:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(average["averages"][name])

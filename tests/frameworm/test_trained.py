@@ -29,6 +29,7 @@ from frameworm.events import TrainerHandle
 from frameworm.plugins.hooks import CallbackHook
 from frameworm.plugins.selection import Selection
 from frameworm.trained import evaluate, load_model
+from frameworm.training.checkpoint import load
 from frameworm.training.manifest import list_checkpoints, read_manifest
 
 
@@ -107,6 +108,20 @@ def test_the_numbers_are_those_of_training(run: Path, tmp_path: Path) -> None:
     assert found.metrics["val_loss"] == manifest.metrics["val_loss"]
     assert (found.run, found.epoch, found.step) == (manifest.run, 2, manifest.step)
     assert found.checkpoint.parent == run / "checkpoints"
+
+
+def test_the_average_is_what_was_validated(tmp_path: Path) -> None:
+    """With `trainer.ema` the loaded model has the average, and the numbers are those of training."""
+    checked = settings(tmp_path, "trainer.ema=0.9")
+    run = train(checked)
+    model = load_model(run, checkpoint="latest")
+    latest = list_checkpoints(run / "checkpoints")[-1]
+    plain = Tiny(None)
+    state = load(latest.path, plain)
+    assert not torch.equal(model.state_dict()["layer.weight"], plain.state_dict()["layer.weight"])
+    assert torch.equal(model.state_dict()["layer.weight"], state["parts"]["ema"]["averages"]["layer.weight"])
+    recorded = latest.manifest.metrics["val_loss"]
+    assert evaluate(checked, checkpoint="latest").metrics["val_loss"] == recorded
 
 
 def test_the_best_is_taken_by_the_configs_metric(run: Path, tmp_path: Path) -> None:
