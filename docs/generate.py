@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from frameworm.config.expectations import expectation
-from frameworm.config.schema import DEFAULTS, SECTIONS, keys_of
+from frameworm.config.schema import DEFAULTS, SECTIONS, OptimizerConfig, keys_of
 
 PAGE = Path(__file__).parent / "reference.md"
 COMMANDS = (
@@ -63,6 +63,8 @@ def keys() -> Iterator[str]:
             defaults = DEFAULTS[section] or {}
             default = f"`{json.dumps(defaults[name])}`" if name in defaults else "required" if section == "data" else ""
             yield f"| `{section}.{name}` | {default} | {expectation(key.type)} |"
+    for name, key in keys_of(OptimizerConfig).items():
+        yield f"| `optimizers.<name>.{name}` | as for all | {expectation(key.type)} |"
 
 
 def page(text: str) -> str:

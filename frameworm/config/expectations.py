@@ -9,7 +9,12 @@ from msgspec import inspect
 
 from frameworm.config.secrets import redact_text
 
-_NOUNS = {inspect.BoolType: "true or false", inspect.NoneType: "null", inspect.StrType: "text"}
+_NOUNS = {
+    inspect.BoolType: "true or false",
+    inspect.NoneType: "null",
+    inspect.StrType: "text",
+    inspect.StructType: "a mapping with a name",
+}
 
 
 def expectation(kind: Any) -> str:
