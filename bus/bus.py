@@ -35,13 +35,15 @@ class EventBus(Observed, Subscribing):
     """Publishes typed events to whoever subscribed to them.
 
     A bus made with a `parent` also serves the parent's listeners; what is published on the parent does not reach it.
-    With `strict`, every error in a listener is raised to the publisher, after the other listeners ran.
+    With `strict`, every error in a listener is raised to the publisher, after the other listeners ran. With `time_all`
+    each call of a listener is timed, not only some of those of frequent events.
     """
 
-    def __init__(self, parent: EventBus | None = None, *, strict: bool = False) -> None:
+    def __init__(self, parent: EventBus | None = None, *, strict: bool = False, time_all: bool = False) -> None:
         Observed.__init__(self, strict=strict)
         Subscribing.__init__(self, SubscriptionTable(self._changed, self._added))
         self._parent = parent
+        self._time_all = time_all
         self._children: WeakSet[EventBus] = WeakSet()
         self._channels: dict[type[Event], Channel[Any]] = {}
         self._muted = 0
@@ -198,6 +200,7 @@ class EventBus(Observed, Subscribing):
             self._turn,
             self._failed,
             report=self._report,
+            time_all=self._time_all,
         )
         channel.compile()
         self._channels[event_type] = channel

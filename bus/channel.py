@@ -193,6 +193,7 @@ class Channel(Generic[E]):
         failed: Failed,
         *,
         report: Report,
+        time_all: bool = False,
     ) -> None:
         self.event_type = event_type
         self.active = False
@@ -213,7 +214,7 @@ class Channel(Generic[E]):
         self._slot_of: dict[Listener, Slot[E]] = {}
         self._tallies: dict[tuple[str, Lane], Tally] = {}  # also of cancelled listeners: bounded by the names
         # Frequent events are timed once in 64 (the published times are estimates then), the others always.
-        self._untimed = 0 if event_type.recorded is Recorded.ALWAYS else 63
+        self._untimed = 0 if time_all or event_type.recorded is Recorded.ALWAYS else 63
 
     def due(self) -> bool:
         """Whether the next event is for anybody; if not, it counts as published, and need not be made.

@@ -21,6 +21,7 @@ COMMANDS = (
     "",
     "init",
     "train",
+    "profile",
     "verify-resume",
     "runs list",
     "runs show",

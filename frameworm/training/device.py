@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+import time
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -40,6 +41,19 @@ def resolve_device(name: str) -> torch.device:
             hint="trainer.device: auto",
         )
     return torch.device(kind)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock, in seconds, that first waits for what `device` still computes."""
+    if device.type == "cpu":
+        return time.perf_counter
+    synchronize = getattr(torch, device.type).synchronize
+
+    def clock() -> float:
+        synchronize()
+        return time.perf_counter()
+
+    return clock
 
 
 def move(batch: T, device: torch.device) -> T:

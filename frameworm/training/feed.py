@@ -18,6 +18,7 @@ from frameworm.errors import DataError
 from frameworm.training.device import move
 from frameworm.training.replaying import Replay, can_replay
 from frameworm.training.seeding import isolated_rng
+from frameworm.training.times import Times
 from frameworm.training.workers import shelter_of, signals_held
 
 log = logging.getLogger("frameworm")
@@ -30,16 +31,27 @@ class Feed:
     begins half-way loads nothing of what it skips, if that takes `skip_batches` or the data are a plain `DataLoader`
     over map-style data.
 
-    An epoch has at most `limit` batches. Raises `DataError` for what cannot give the batches of so many `epochs`.
+    An epoch has at most `limit` batches. That they are brought onto the device is timed in `times`.
+
+    Raises `DataError` for what cannot give the batches of so many `epochs`.
     """
 
-    def __init__(self, data: Iterable[Any], device: torch.device, *, epochs: int = 1, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        data: Iterable[Any],
+        device: torch.device,
+        *,
+        epochs: int = 1,
+        limit: int | None = None,
+        times: Times | None = None,
+    ) -> None:
         _require_batches(data, epochs)
         self._replay = Replay(data) if can_replay(data) else None
         self._data = data if self._replay is None else self._replay.loader
         self._shelter = shelter_of(self._data)
         self._device = device
         self._limit = limit
+        self._times = times or Times()
         parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
         setters = (getattr(part, "set_epoch", None) for part in parts)
         self._set_epoch: Callable[..., Any] | None = next((setter for setter in setters if setter), None)
@@ -84,7 +96,9 @@ class Feed:
         """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""
         if self._limit is not None:
             batches = islice(batches, max(0, self._limit - skip))
-        return batches if self._device.type == "cpu" else map(partial(move, device=self._device), batches)
+        if self._device.type == "cpu":
+            return batches
+        return map(self._times.timed("transfer", partial(move, device=self._device)), batches)
 
 
 def first_batches(data: Iterable[Any], count: int) -> list[Any]:

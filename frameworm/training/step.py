@@ -121,6 +121,8 @@ class Step:
         backward_begin, backward_end = self._backward_begin, self._backward_end
         stride = self._times.stride
         parts, timed_parts = self._looked_up(timed=False), self._looked_up(timed=True)
+        take_average = self._take_average
+        timed_average = self._times.timed("optimizer", take_average)
         in_hand = -1  # which of them was looked up last
         for batch_idx, batch, places, closed in micro_batches:
             timing = not batch_idx % stride
@@ -156,7 +158,7 @@ class Step:
                         update(counts)
                     total = loss if total is None else total.detach() + loss.detach()
                 if average is not None:
-                    self._take_average(average)
+                    (timed_average if timing else take_average)(average)
                 if batch_end.active and batch_end.due():
                     batch_end.emit(BatchEnd(source, batch_idx, total.detach()))
             if closed:

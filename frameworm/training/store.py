@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ import msgspec
 
 from frameworm.errors import CheckpointError
 from frameworm.training.manifest import Checkpoint, File, Manifest, list_checkpoints, path_for, write_manifest
+
+log = logging.getLogger("frameworm")
 
 Content = Iterable[bytes | memoryview]
 """What a file is to hold, piece by piece."""
@@ -174,6 +177,7 @@ def lock(root: Path) -> int:
 def wait_for_writer(root: Path) -> None:
     """Wait until a writer that has outlived its run has written what it was given to `root`."""
     if root.exists():
+        log.debug("waiting for whoever still writes to %s", root)
         os.close(lock(root))
 
 

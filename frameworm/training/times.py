@@ -12,10 +12,9 @@ R = TypeVar("R")
 
 PHASES = ("data", "transfer", "forward", "backward", "optimizer", "validation", "checkpoint")
 
-_STRIDE = (
-    13  # one batch in so many is timed: two looks at the clock for each phase of each batch would cost a hundredth
-)
-# of a small step. It is a prime number, since waiting for workers comes round with their number.
+# One batch in so many is timed: two looks at the clock for each phase of each batch would cost a hundredth of a small
+# step. It is a prime number, since waiting for workers comes round with their number.
+_STRIDE = 13
 
 
 class Times:
@@ -31,6 +30,11 @@ class Times:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.counts = dict.fromkeys(PHASES, 0)
         """How often each phase was timed."""
+
+    def reset(self) -> None:
+        """Begin anew."""
+        for phase in PHASES:
+            self.seconds[phase], self.counts[phase] = 0.0, 0
 
     def timed(self, phase: str, function: Callable[P, R]) -> Callable[P, R]:
         """Return `function`, whose calls are timed."""

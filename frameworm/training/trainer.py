@@ -115,7 +115,9 @@ class Trainer:
         if options.overfit_batches is not None:
             train_data = first_batches(train_data, options.overfit_batches)
             val_data = train_data if val_data is not None else None
-        self._feed = Feed(train_data, self.device, epochs=self.epochs, limit=options.limit_train_batches)
+        self._feed = Feed(
+            train_data, self.device, epochs=self.epochs, limit=options.limit_train_batches, times=self.times
+        )
         precision = Precision(options.precision, self.device)
         self._optimizations = optimizations = optimizations_for(
             model,

@@ -27,9 +27,12 @@ class Shelter:
         self._init = init
         self._over = (context or multiprocessing).Event()
         self._over.set()
+        self._parent = os.getpid()
 
     def __call__(self, worker_id: int) -> None:
         """Initialize the worker, in its process."""
+        if os.getppid() != self._parent:
+            os._exit(1)  # the run was killed as this began: from here on torch would never notice
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminated)

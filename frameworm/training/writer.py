@@ -2,7 +2,7 @@
 
 A thread would not do: hashing and writing take the interpreter, the caches and a core from the loop. The process is
 given a piece of memory that both share, and jobs on its standard input, a line of JSON each, which it answers one by
-one. It needs no torch. When the training is gone, killed even, it finishes what it has begun.
+one. It needs no torch. When the training is gone, killed even, it finishes what it was given, and ends.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate, pairwise
@@ -30,6 +31,7 @@ from frameworm.training.store import CheckpointStore, lock
 log = logging.getLogger("frameworm")
 
 _NICENESS = 15
+_LOOK = 0.5  # seconds after which it is looked whether the training is still there
 
 
 class Copied(Protocol):
@@ -124,7 +126,7 @@ class Writer:
         held = lock(self.store.root)  # before there is a job, and handed over: nobody comes in between
         try:
             process = subprocess.Popen(  # noqa: S603  our own interpreter
-                [sys.executable, "-m", __name__, str(self._descriptor)],
+                [sys.executable, "-m", __name__, str(os.getpid()), str(self._descriptor)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[self._descriptor, held],
@@ -157,12 +159,12 @@ def _write(job: Job, memory: memoryview) -> Path:
 
 
 def main() -> None:
-    """Write what standard input asks for, until its end."""
+    """Write what standard input asks for, until its end, or that of the training."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # whose end is meant will say when it is over
-    descriptor = int(sys.argv[1])
+    training, descriptor = int(sys.argv[1]), int(sys.argv[2])
     answers, memory = sys.stdout.buffer, mmap.mmap(-1, 1)
-    for line in sys.stdin.buffer:
+    for line in _lines(training):
         job = msgspec.json.decode(line, type=Job)
         size = os.fstat(descriptor).st_size
         if size != len(memory):
@@ -175,6 +177,23 @@ def main() -> None:
         with suppress(BrokenPipeError):  # nobody waits for it any more
             answers.write(msgspec.json.encode(answer) + b"\n")
             answers.flush()
+
+
+def _lines(training: int) -> Iterator[bytes]:
+    """The lines of standard input as they come, until it ends or its writer is gone.
+
+    Workers that the training has forked hold the other end open, and may outlive it.
+    """
+    received = b""
+    while True:
+        if select.select([0], [], [], _LOOK)[0]:
+            chunk = os.read(0, 2**16)
+            if not chunk:
+                return
+            *lines, received = (received + chunk).split(b"\n")
+            yield from lines
+        elif os.getppid() != training:
+            return
 
 
 if __name__ == "__main__":

@@ -162,3 +162,15 @@ def test_last_error_is_of_any_event() -> None:
     failed = tally(1, 1)
     failed.last_error = "ValueError: broken"
     assert row((failed, set()), (tally(1), set())).last_error == "ValueError: broken"
+
+
+@pytest.mark.parametrize(("time_all", "timed"), [(True, True), (False, False)])
+def test_each_call_is_timed_where_that_is_asked_for(time_all: bool, timed: bool) -> None:  # noqa: FBT001
+    """Of a frequent event, the first few calls are not timed else."""
+    bus = EventBus(time_all=time_all)
+    bus.subscribe(Tick, lambda _event: time.sleep(0.001), name="slow")
+    for _ in range(3):
+        bus.publish(Tick(None))
+    [slow] = bus.statistics()
+    assert (slow.seconds >= 0.003) is timed
+    assert (slow.p50 is not None) is timed

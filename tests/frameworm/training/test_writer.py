@@ -170,6 +170,20 @@ def test_a_writer_finishes_what_it_has_begun(tmp_path: Path) -> None:
         verify(found.path)
 
 
+def test_it_ends_though_a_worker_of_the_training_lives_on(tmp_path: Path) -> None:
+    """One that was forked, and does not notice that the training was killed, holds on to the pipe."""
+    forked = ORPHAN.replace("os.kill(os.getpid()", "if os.fork() == 0:\n    time.sleep(60)\nos.kill(os.getpid()")
+    with subprocess.Popen([sys.executable, "-c", forked, str(tmp_path)], start_new_session=True) as process:
+        assert process.wait(50) == -signal.SIGKILL
+        try:
+            begin = time.monotonic()
+            wait_for_writer(tmp_path)
+            assert time.monotonic() - begin < 30
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert [found.manifest.step for found in list_checkpoints(tmp_path)] == [1, 2]
+
+
 def test_the_process_ends_with_the_run(tmp_path: Path) -> None:
     """It is there while the run is, and not longer."""
     trainer = a_trainer(train_data=some_batches(4), checkpoints=a_store(tmp_path))
