@@ -79,9 +79,12 @@ def evaluate(
     *,
     checkpoint: Path | str = "best",
     run: Path | str | None = None,
+    split: Literal["val", "test"] = "val",
     plugins: Selection | None = None,
 ) -> Evaluated:
     """Return the loss and the metrics of a trained model on the validation data of a config (or of a file with one).
+
+    With `split="test"` it is judged on the test part of the dataset, under the same names.
 
     `checkpoint` is `best`, `latest`, or a path; `best` and `latest` are of `run`, which is `latest`, a name, an id or a
     path, by default the latest run that has the config's name. `plugins` are those to load, by default those that the
@@ -97,13 +100,15 @@ def evaluate(
         get_metric(name, where=config.where("metrics"))  # an error of what comes later could not tell the line
     with isolated_rng(), EventBus(default_bus) as bus:
         seed_everything(config.run.seed)
-        data = app.build_data(config).val
+        loaders = app.build_data(config)
+        data = loaders.test if split == "test" else loaders.val
         if data is None:
+            part = {"val": "validation", "test": "test"}[split]
             raise DataError(
-                "there are no validation data to evaluate on",
+                f"there are no {part} data to evaluate on",
                 where=config.where("data.name"),
-                expected="a dataset with a validation part",
-                got=f"{config.data.name!r}, which gives batches to train on only",
+                expected=f"a dataset with a {part} part",
+                got=f"{config.data.name!r}, which has none",
             )
         model = app.build_model(config.model.name, config.tree, where=config.where("model.name"))
         use_average(model, load(found.path, model, model_name=config.model.name))

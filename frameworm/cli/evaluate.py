@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import chdir, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import click
 import msgspec
@@ -27,6 +28,7 @@ from frameworm.terminal import write_line
 )
 @click.option("--checkpoint", metavar="best|latest|PATH", default="best", show_default=True, help="Judge this one.")
 @click.option("--run", metavar="RUN", help="It is this run's.  [default: the latest of the config's name]")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Judge it on this.")
 @click.option("--model", metavar="NAME", help="It is this model's, whatever the config says.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set metrics=[accuracy].")
 @click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
@@ -37,20 +39,24 @@ def evaluate(
     file: Path,
     checkpoint: str,
     run: str | None,
+    split: Literal["val", "test"],
     model: str | None,
     settings: tuple[str, ...],
     named: tuple[str, ...],
     no_plugins: bool,
     as_json: bool,
 ) -> None:
-    """Judge a trained model on the validation data."""
+    """Judge a trained model on the validation data.
+
+    Or, with `--split test`, on the test part of a dataset that has one.
+    """
     overrides = [*settings, *([f"model.name={json.dumps(model)}"] if model is not None else [])]
     checkpoint, run = _from_here(checkpoint), run and _from_here(run)
     root = root_having(file)  # to which all paths in the config are relative
     with logs.configure(), others_on_stderr(as_json), chdir(root) if root else nullcontext():
         checked = config.load(file, overrides)
         plugins = app.selected(checked, named=named, none=no_plugins)
-        found = trained.evaluate(checked, checkpoint=checkpoint, run=run, plugins=plugins)
+        found = trained.evaluate(checked, checkpoint=checkpoint, run=run, split=split, plugins=plugins)
     if as_json:
         print_json(msgspec.to_builtins(found, enc_hook=str))
     else:

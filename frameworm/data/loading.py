@@ -120,10 +120,11 @@ def _apart(batches: Iterator[Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Loaders:
-    """The batches to train on and, if there are any, those to validate on."""
+    """The batches to train on and, if there are any, those to validate on and those to test on at last."""
 
     train: EpochLoader
     val: EpochLoader | None
+    test: EpochLoader | None = None
 
 
 def loaders(
@@ -149,10 +150,14 @@ def loaders(
         raise DataError("the batch size is larger than the dataset", expected=f"at most {size}", got=got)
     order = EpochSampler(size, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
     train = EpochLoader(splits.train, order, num_workers=num_workers, pin_memory=pin_memory)
-    if splits.val is None:
-        return Loaders(train, None)
-    order = EpochSampler(_size(splits.val, "val"), batch_size, seed=seed, shuffle=False)
-    return Loaders(train, EpochLoader(splits.val, order, num_workers=num_workers, pin_memory=pin_memory))
+
+    def judged_on(dataset: Dataset[Any] | None, part: str) -> EpochLoader | None:
+        if dataset is None:
+            return None
+        order = EpochSampler(_size(dataset, part), batch_size, seed=seed, shuffle=False)
+        return EpochLoader(dataset, order, num_workers=num_workers, pin_memory=pin_memory)
+
+    return Loaders(train, judged_on(splits.val, "val"), judged_on(splits.test, "test"))
 
 
 def _size(dataset: Dataset[Any], part: str) -> int:

@@ -16,6 +16,7 @@ import frameworm
 from frameworm import config
 from frameworm.config import Config
 from frameworm.core import register_metric, registries
+from frameworm.data import ArrayDataset, Splits
 from frameworm.errors import (
     CheckpointError,
     DataError,
@@ -124,6 +125,23 @@ def test_the_average_is_what_was_validated(tmp_path: Path) -> None:
     assert evaluate(checked, checkpoint="latest").metrics["val_loss"] == recorded
 
 
+def three_parts() -> Splits:
+    """A dataset whose test part is all zeros, with targets that are one."""
+    train, val = (ArrayDataset(torch.randn(size, 4), torch.randn(size, 3)) for size in (64, 8))
+    return Splits(train, val, ArrayDataset(torch.zeros(8, 4), torch.ones(8, 3)))
+
+
+def test_the_test_part_is_judged_when_that_is_asked_for(tmp_path: Path) -> None:
+    """What a model makes of it, not of the validation part."""
+    checked = config.parse({**SETTINGS, "data": {"name": f"{__name__}:three_parts"}}, (f"run.dir={tmp_path}",))
+    run = train(checked)
+    model = load_model(run)
+    outputs = model.get_submodule("layer")(torch.zeros(8, 4))
+    expected = nn.functional.mse_loss(outputs, torch.ones(8, 3)).item()
+    assert evaluate(checked, split="test").metrics["val_loss"] == pytest.approx(expected)
+    assert evaluate(checked).metrics["val_loss"] != pytest.approx(expected)
+
+
 def test_the_best_is_taken_by_the_configs_metric(run: Path, tmp_path: Path) -> None:
     """`best`, which is the default, goes by `checkpoint.monitor` and its direction."""
     checkpoints = list_checkpoints(run / "checkpoints")
@@ -215,6 +233,7 @@ def test_hooks_hear_of_it(run: Path, tmp_path: Path) -> None:
         (["model.name=nothing"], {}, UnknownNameError, "unknown model 'nothing'\n.*--set model.name"),
         (["metrics=[nothing]"], {}, UnknownNameError, r"unknown metric 'nothing'\n.*--set metrics"),
         (["data.val_fraction=0"], {}, DataError, "no validation data"),
+        ([], {"split": "test"}, DataError, "no test data"),
         (["data.name=nothing"], {}, UserError, "unknown dataset 'nothing'"),
         ([], {"plugins": Selection(required=("nothing",), others=False)}, PluginError, "'nothing'"),
     ],
