@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ import click
 import msgspec
 
 from frameworm import app, config, logs, trained
+from frameworm.cli import options
 from frameworm.cli.output import others_on_stderr
 from frameworm.cli.project import root_having
 from frameworm.cli.render import metrics_text, print_json
@@ -18,21 +18,13 @@ from frameworm.terminal import write_line
 
 
 @click.command()
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default="config.yaml",
-    show_default=True,
-    help="The config file.",
-)
+@options.config_file
 @click.option("--checkpoint", metavar="best|latest|PATH", default="best", show_default=True, help="Judge this one.")
 @click.option("--run", metavar="RUN", help="It is this run's.  [default: the latest of the config's name]")
 @click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Judge it on this.")
 @click.option("--model", metavar="NAME", help="It is this model's, whatever the config says.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set metrics=[accuracy].")
-@click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
-@click.option("--no-plugins", is_flag=True, help="Load no plugins but those of --plugin.")
+@options.changes("metrics=[accuracy]")
+@options.plugins
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     *,
@@ -50,7 +42,7 @@ def evaluate(
 
     Or, with `--split test`, on the test part of a dataset that has one.
     """
-    overrides = [*settings, *([f"model.name={json.dumps(model)}"] if model is not None else [])]
+    overrides = options.overrides(settings, model__name=model)
     checkpoint, run = _from_here(checkpoint), run and _from_here(run)
     root = root_having(file)  # to which all paths in the config are relative
     with logs.configure(), others_on_stderr(as_json), chdir(root) if root else nullcontext():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 import msgspec
 
 from frameworm import app, config, logs, profiling
+from frameworm.cli import options
 from frameworm.cli.output import others_on_stderr
 from frameworm.cli.project import root_having
 from frameworm.cli.render import print_json, print_table
@@ -18,22 +18,14 @@ from frameworm.terminal import write_line
 
 
 @click.command()
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default="config.yaml",
-    show_default=True,
-    help="The config file.",
-)
+@options.config_file
 @click.option("--steps", type=int, default=100, show_default=True, help="So many optimizer steps are timed.")
 @click.option(
     "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace of torch's profiler, too."
 )
-@click.option("--model", metavar="NAME", help="Train this model, whatever the config says.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set data.num_workers=2.")
-@click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
-@click.option("--no-plugins", is_flag=True, help="Load no plugins but those of --plugin.")
+@options.model_name
+@options.changes("data.num_workers=2")
+@options.plugins
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def profile(
     *,
@@ -51,7 +43,7 @@ def profile(
     Trains some steps of the config's job, with its listeners, and keeps nothing. On a GPU each phase waits for the one
     before, which makes a step slower than it is. The trace is of a few further steps.
     """
-    overrides = [*settings, *([f"model.name={json.dumps(model)}"] if model is not None else [])]
+    overrides = options.overrides(settings, model__name=model)
     trace = trace and trace.absolute()
     root = root_having(file)  # to which all paths in the config are relative
     with logs.configure(), others_on_stderr(as_json), chdir(root) if root else nullcontext():

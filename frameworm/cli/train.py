@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import chdir, nullcontext
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from bus import EventBus, default_bus
 from frameworm import app, config, logs
+from frameworm.cli import options
 from frameworm.cli.project import root_having
 from frameworm.cli.view import JsonView, TextView, View
 from frameworm.errors import FramewormError, UserError
@@ -19,21 +19,13 @@ from frameworm.training.trainer import Trainer
 
 
 @click.command()
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default="config.yaml",
-    show_default=True,
-    help="The config file.",
-)
-@click.option("--model", metavar="NAME", help="Train this model, whatever the config says.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set optimizer.lr=1e-3.")
+@options.config_file
+@options.model_name
+@options.changes("optimizer.lr=1e-3")
 @click.option("--resume", metavar="latest|PATH", help="Go on from the latest run, or from a run or a checkpoint.")
 @click.option("--init-from", metavar="RUN|PATH", help="Begin with the weights of a run or a file, where they fit.")
 @click.option("--epochs", type=int, help="Train for so many epochs.")
-@click.option("--plugin", "named", metavar="NAME", multiple=True, help="Load this plugin, or end (repeatable).")
-@click.option("--no-plugins", is_flag=True, help="Load no plugins but those of --plugin.")
+@options.plugins
 @click.option("--dry-run", is_flag=True, help="Build everything, try one batch, write nothing.")
 @click.option("--strict", is_flag=True, help="End the run when a listener fails.")
 @click.option("--log-format", type=click.Choice(["rich", "plain", "json"]), default="rich", show_default=True)
@@ -60,12 +52,8 @@ def train(
     """Train a model."""
     if init_from is not None and Path(init_from).exists():
         init_from = str(Path(init_from).absolute())
-    given = {
-        "model.name": model and json.dumps(model),
-        "run.init_from": init_from and json.dumps(init_from),
-        "trainer.epochs": epochs,
-    }
-    overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    given = {"model__name": model, "run__init_from": init_from, "trainer__epochs": epochs}
+    overrides = options.overrides(settings, **given)
     if resume is not None and Path(resume).exists():
         resume = str(Path(resume).absolute())
     root = root_having(file)  # to which all paths in the config are relative

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import chdir, nullcontext
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 import msgspec
 
 from frameworm import logs, verifying
+from frameworm.cli import options
 from frameworm.cli.output import others_on_stderr
 from frameworm.cli.project import root_having
 from frameworm.cli.render import print_json, print_table
@@ -17,17 +17,10 @@ from frameworm.terminal import write_line
 
 
 @click.command("verify-resume")
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default="config.yaml",
-    show_default=True,
-    help="The config file.",
-)
+@options.config_file
 @click.option("--at", "steps", type=int, multiple=True, metavar="STEP", help="Kill it behind this step (repeatable).")
-@click.option("--model", metavar="NAME", help="Train this model, whatever the config says.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value: --set trainer.epochs=2.")
+@options.model_name
+@options.changes("trainer.epochs=2")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def verify_resume(
@@ -45,7 +38,7 @@ def verify_resume(
     the runs are kept where the weights are not equal. Listeners in a process of their own are not served. The exit code
     is 0 only if all is equal.
     """
-    overrides = [*settings, *([f"model.name={json.dumps(model)}"] if model is not None else [])]
+    overrides = options.overrides(settings, model__name=model)
     root = root_having(file)  # to which all paths in the config are relative
     with logs.configure(), others_on_stderr(as_json), chdir(root) if root else nullcontext():
         found = verifying.verify_resume(file, overrides, at=steps)
