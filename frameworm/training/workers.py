@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +14,7 @@ from typing import Any
 from torch import multiprocessing
 from torch.utils.data import DataLoader
 
+_LOOK = 1.0  # seconds between two looks whether the run is still there
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -25,20 +28,31 @@ class Shelter:
 
     def __init__(self, init: Callable[[int], object] | None, context: Any) -> None:
         self._init = init
-        self._over = (context or multiprocessing).Event()
+        context = context or multiprocessing
+        self._over = context.Event()
         self._over.set()
-        self._parent = os.getpid()
+        self._parent = None if context.get_start_method() == "forkserver" else os.getpid()
 
     def __call__(self, worker_id: int) -> None:
         """Initialize the worker, in its process."""
-        if os.getppid() != self._parent:
-            os._exit(1)  # the run was killed as this began: from here on torch would never notice
+        if self._parent is not None:
+            threading.Thread(target=self._watch, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminated)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if self._init is not None:
             self._init(worker_id)
+
+    def _watch(self) -> None:
+        """End the worker when its run has been killed.
+
+        torch looks for a change of the parent, too, but not for one that came while the worker was starting: such a
+        worker would stay for ever, and keep what the run had open.
+        """
+        while os.getppid() == self._parent:
+            time.sleep(_LOOK)
+        os._exit(1)
 
     def _terminated(self, number: int, _frame: FrameType | None) -> None:
         if self._over.is_set():
