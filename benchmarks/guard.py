@@ -87,7 +87,7 @@ def rows() -> Iterator[Row]:
     off, sampled, each = "journal off", partial(step.journal_against_none, 10), partial(step.journal_against_none, 1)
     yield Row("step, no listeners, journal off", "bare PyTorch loop", 1.07, step.plain_against_bare, bare, 1.04)
     by_hand = cache(step.bare_with_options_against_itself)
-    options = "step, bf16, windows, clip, EMA, schedule"
+    options = "step, options on"
     yield Row(options, "bare loop that does the same", 1.03, step.options_against_bare, by_hand)
     yield Row("step, five document hooks", "bare PyTorch loop", 1.13, step.hooks_against_bare, bare, 1.07)
     yield Row("step, five hooks of a plugin", "bare PyTorch loop", 1.13, step.plugins_hooks_against_bare, bare, 1.07)
@@ -104,8 +104,8 @@ def rows() -> Iterator[Row]:
     yield Row("step, a relay that burns Python", "no listener", 1.12, delivery.burner_against_none, alone, 1.06)
     long = cache(delivery.long_against_itself)
     yield Row("5 ms step, async listener of 100 ms", "no listener", 1.03, delivery.sleeper_against_none, long, 1.01)
-    yield Row("100 MB saved in the background: stall", "copying the weights", 1.50, checkpoints.stall, None)
-    yield Row("... and a step meanwhile, one thread", "a step", 1.10, checkpoints.step_meanwhile, None)
+    yield Row("100 MB in the background, the stall", "copying the weights", 1.50, checkpoints.stall, None)
+    yield Row("... and a step meanwhile", "a step", 1.10, checkpoints.step_meanwhile, None)
     click = cache(startup.click_against_itself)
     yield Row("frameworm --help", "import click", 3.0, startup.help_against_click, click)
     none = cache(plugins.list_against_itself)
