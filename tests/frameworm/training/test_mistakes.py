@@ -5,7 +5,7 @@
 | 1 an exception is swallowed because somebody attached a logging handler | here |
 | 2 one failing error hook starves the rest | here |
 | 3 end hooks do not fire after a crash | `test_endings.py` (one ending) |
-| 4 the old checkpoint is deleted before the new one is safe | `test_checkpoint.py` (kill at any moment) |
+| 4 the old checkpoint is deleted before the new one is safe | `test_store.py` (a kill at any moment) |
 | 6 generators are restored before the skip, or a failed restore is a remark | `test_resume.py`, `test_seeding.py` |
 | 7 resume picks the newest directory, complete or not | here |
 | 9 a NaN is replaced by a mean in the log while the step goes ahead | `test_nonfinite.py` (the log shows it) |
