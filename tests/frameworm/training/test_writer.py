@@ -123,9 +123,11 @@ def test_a_writer_that_is_gone_is_replaced(tmp_path: Path, caplog: pytest.LogCap
     pids: list[int] = []
 
     def kill(event: Event) -> None:
-        background = trainer._saving._writer
-        if event.source.step == 4 and background is not None and background.process is not None:
-            trainer._saving.settle()
+        if event.source.step == 4:
+            trainer._saving.settle()  # noqa: SLF001  not in the middle of one
+            background = trainer._saving._writer  # noqa: SLF001  the process has no other handle
+            assert background is not None
+            assert background.process is not None
             pids.append(background.process.pid)
             os.kill(pids[-1], signal.SIGKILL)
             background.process.wait()
