@@ -24,8 +24,8 @@ from frameworm.events import CheckpointSaved, OptimizerStepped
 from frameworm.training.store import CheckpointStore
 from frameworm.training.trainer import Trainer
 
-SAVES = 10
-_EVERY = 16  # steps from one checkpoint to the next: it has to be written within two thirds of them
+SAVES = 6
+_EVERY = 48  # steps from one checkpoint to the next: it has to be written within two thirds of them
 _WIDTH, _LAYERS = 2048, 6
 
 

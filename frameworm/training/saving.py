@@ -125,6 +125,8 @@ class Saving:
         """Wait for the checkpoint that is being written, if one is, and tell of it; raises its `CheckpointError`."""
         if self._writing is not None and (wait or self._writing.done()):
             writing, self._writing = self._writing, None
+            if self._writer is not None:
+                self._writer.hurry()
             self._bus.publish(CheckpointSaved(self._source, str(writing.result())))
 
     def close(self) -> None:

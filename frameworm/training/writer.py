@@ -3,6 +3,9 @@
 A thread would not do: hashing and writing take the interpreter, the caches and a core from the loop. The process is
 given a piece of memory that both share, and jobs on its standard input, a line of JSON each, which it answers one by
 one. It needs no torch. When the training is gone, killed even, it finishes what it was given, and ends.
+
+While training goes on it works about a seventh of the time: where training takes every core, a step takes longer while
+it works. When somebody waits for it, it does not rest.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,11 +30,16 @@ import msgspec
 
 from frameworm.errors import CheckpointError
 from frameworm.training.manifest import Manifest
-from frameworm.training.store import CheckpointStore, lock
+from frameworm.training.store import CheckpointStore, Content, lock
 
 log = logging.getLogger("frameworm")
 
 _NICENESS = 15
+_PIECE = 2**24  # bytes from one rest to the next, enough that waking up is seldom: that disturbs more than the work
+_REST = 6.0  # times as long as a piece took
+_NAP = 0.05  # seconds between two looks, in a rest, whether somebody waits
+_URGENT = 0  # where in the shared memory it says so, in a byte
+_HEAD = 64  # bytes before the files in it
 _LOOK = 0.5  # seconds after which it is looked whether the training is still there
 
 
@@ -79,14 +88,19 @@ class Writer:
 
         The future raises CheckpointError when the disk does not take them.
         """
-        ends = list(accumulate(file.size for file in files.values()))
-        spans = dict(zip(files, pairwise([0, *ends]), strict=True))
+        ends = list(accumulate((file.size for file in files.values()), initial=_HEAD))
+        spans = dict(zip(files, pairwise(ends), strict=True))
         self._make_room(ends[-1])
+        self._shared[_URGENT] = 0
         for name, (begin, end) in spans.items():
             files[name].copy_into(memoryview(self._shared)[begin:end])
         store = self.store
         job = Job(str(store.root.absolute()), store.keep, store.keep_best, store.monitor, store.mode, manifest, spans)
         return self._thread.submit(self._written, job)
+
+    def hurry(self) -> None:
+        """Let it write without a rest: somebody waits."""
+        self._shared[_URGENT] = 1
 
     def _make_room(self, size: int) -> None:
         if size > len(self._shared):
@@ -106,7 +120,8 @@ class Writer:
         except (OSError, msgspec.DecodeError) as error:
             log.warning("no other process writes this checkpoint (%s): it is written here", error)
             self._end()
-            return _write(job, memoryview(self._shared))
+            memory = memoryview(self._shared)
+            return _write(job, {name: [memory[begin:end]] for name, (begin, end) in job.files.items()})
         if answer.error is not None:
             raise CheckpointError(**answer.error)  # type: ignore[arg-type]  # its message is text
         return self.store.root / answer.name
@@ -153,9 +168,9 @@ def _memory() -> int:
         return os.dup(file.fileno())
 
 
-def _write(job: Job, memory: memoryview) -> Path:
+def _write(job: Job, files: Mapping[str, Content]) -> Path:
     store = CheckpointStore(Path(job.root), keep=job.keep, keep_best=job.keep_best, monitor=job.monitor, mode=job.mode)
-    return store.write(job.manifest, {name: [memory[begin:end]] for name, (begin, end) in job.files.items()})
+    return store.write(job.manifest, files)
 
 
 def main() -> None:
@@ -170,13 +185,25 @@ def main() -> None:
         if size != len(memory):
             memory = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
         try:
-            answer = Answer(name=_write(job, memoryview(memory)).name)
+            files = {name: paced(memoryview(memory), *span, training) for name, span in job.files.items()}
+            answer = Answer(name=_write(job, files).name)
         except CheckpointError as error:
             fields = {name: getattr(error, name) for name in ("message", "expected", "got", "where", "hint")}
             answer = Answer(error=fields)
         with suppress(BrokenPipeError):  # nobody waits for it any more
             answers.write(msgspec.json.encode(answer) + b"\n")
             answers.flush()
+
+
+def paced(memory: memoryview, begin: int, end: int, training: int) -> Iterator[memoryview]:
+    """What is in the memory from `begin` to `end`, piece by piece, with a rest between two while nobody waits."""
+    while begin < end:
+        since = time.perf_counter()
+        yield memory[begin : min(begin + _PIECE, end)]
+        begin += _PIECE
+        until = time.perf_counter() + _REST * (time.perf_counter() - since)
+        while begin < end and time.perf_counter() < until and not memory[_URGENT] and os.getppid() == training:
+            time.sleep(_NAP)
 
 
 def _lines(training: int) -> Iterator[bytes]:

@@ -124,8 +124,8 @@ def test_a_writer_that_is_gone_is_replaced(tmp_path: Path, caplog: pytest.LogCap
 
     def kill(event: Event) -> None:
         if event.source.step == 4:
-            trainer._saving.settle()  # noqa: SLF001  not in the middle of one
-            background = trainer._saving._writer  # noqa: SLF001  the process has no other handle
+            trainer._saving.settle()
+            background = trainer._saving._writer
             assert background is not None
             assert background.process is not None
             pids.append(background.process.pid)
@@ -204,6 +204,32 @@ def test_the_process_ends_with_the_run(tmp_path: Path) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("urgent", ["from the beginning", "in a rest", "never", "the training is gone"])
+def test_it_rests_while_nobody_waits(monkeypatch: pytest.MonkeyPatch, urgent: str) -> None:
+    """Between two pieces, several times as long as one took; not when somebody waits, nor when nobody can any more."""
+    monkeypatch.setattr(writer, "_PIECE", 2)
+    memory = bytearray(64 + 5)
+    now, naps = [0.0], list[float]()
+
+    def nap(seconds: float) -> None:
+        now[0] += seconds
+        naps.append(seconds)
+        if urgent == "in a rest" and len(naps) == 3:
+            memory[0] = 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", nap)
+    memory[0] = urgent == "from the beginning"
+    training = os.getppid() + (urgent == "the training is gone")
+    pieces = []
+    for piece in writer.paced(memoryview(memory), 64, 69, training):
+        now[0] += 0.1  # for writing it
+        pieces.append(len(piece))
+    assert pieces == [2, 2, 1]
+    rested = {"from the beginning": 0, "in a rest": 3, "never": 24, "the training is gone": 0}[urgent]
+    assert len(naps) == pytest.approx(rested, abs=1 if urgent == "never" else 0)
 
 
 def test_the_process_needs_no_torch() -> None:
