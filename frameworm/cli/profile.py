@@ -61,7 +61,9 @@ def profile(
         _print("listener", found.listeners)
         write_line("what listeners in step take lies within the phases and the rest")
     if found.trace:
-        write_line(f"the trace is in {found.trace}: https://ui.perfetto.dev opens it")
+        write_line(
+            f"{found.trace} has a trace of the next steps ({found.traced_steps}); https://ui.perfetto.dev opens it"
+        )
 
 
 def _print(title: str, parts: Sequence[profiling.Part]) -> None:

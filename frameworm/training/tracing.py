@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
 from pathlib import Path
 
-from torch.profiler import profile
+import torch.profiler
 
 
-@contextmanager
-def traced(file: Path) -> Iterator[None]:
-    """Write down what is computed inside, on every device, in Chrome's trace format."""
-    with profile() as seen:
-        yield
-    seen.export_chrome_trace(str(file))
+class Tracing:
+    """Sees what is computed between `start` and `stop`, on every device."""
+
+    def __init__(self) -> None:
+        self._profiler = torch.profiler.profile()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._profiler.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._profiler.stop()
+
+    def write(self, file: Path) -> None:
+        """Write what was seen in Chrome's trace format, once. Raises OSError."""
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder, "trace.json")
+            self._profiler.export_chrome_trace(str(written))  # which only prints that it could not write
+            shutil.copyfile(written, file)

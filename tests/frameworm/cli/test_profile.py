@@ -52,6 +52,14 @@ class Slow:
 class Stops:
     def register(self, bus):
         return bus.subscribe("epoch_end", lambda event: event.source.stop("enough"))
+
+class StopsLater:
+    def register(self, bus):
+        return bus.subscribe("batch_end", lambda event: event.source.step == 21 and event.source.stop("enough"))
+
+class SlowOnce:
+    def register(self, bus):
+        return bus.subscribe("optimizer_step", lambda event: time.sleep(0.5 * (event.source.step in (9, 18))))
 """
 
 
@@ -125,11 +133,20 @@ def test_windows_and_several_optimizers() -> None:
     assert (result["steps"], {x["name"]: x["count"] for x in result["phases"]}["forward"]) == (8, 16)
 
 
-def test_a_trace(tmp_path: Path) -> None:
-    """What torch's profiler saw, in Chrome's format."""
-    done = profile("--trace", "trace.json")
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+def test_what_was_before_and_after_the_measured_steps_is_not_counted() -> None:
+    """Not even where the last step of the warm-up, or the first behind them, takes longer than all of them."""
+    result = found("--set", 'callbacks=["job:SlowOnce"]', "--trace", "trace.json")
+    assert result["seconds"] < 0.5
+    assert all(0 <= part["share"] <= 1 for part in result["phases"])
+
+
+@pytest.mark.parametrize(("settings", "steps"), [([], 10), (["--set", 'callbacks=["job:StopsLater"]'], 3)])
+def test_a_trace(tmp_path: Path, settings: list[str], steps: int) -> None:
+    """What torch's profiler saw, in Chrome's format; fewer steps, if the job ends by itself."""
+    result = found("--trace", "trace.json", *settings)
+    assert (result["steps"], result["trace"], result["traced_steps"]) == (8, str(tmp_path / "trace.json"), steps)
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert sum(event["name"] == "Optimizer.step#SGD.step" for event in events) == steps
 
 
 @pytest.mark.parametrize(
@@ -137,6 +154,8 @@ def test_a_trace(tmp_path: Path) -> None:
     [
         (["--steps", "0"], "no number of steps"),
         (["--trace", "nowhere/trace.json"], "no such folder"),
+        (["--trace", "."], "no place for a trace"),
+        (["--trace", "/dev/full"], "the trace cannot be written"),
         (["--config", "nothing.yaml"], "nothing.yaml"),
         (["--set", "trainer.epoch=1"], "epochs"),
         (["--set", 'callbacks=["job:Stops"]'], "ended by itself"),
