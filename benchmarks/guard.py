@@ -22,7 +22,7 @@ from itertools import chain
 
 import msgspec
 
-from benchmarks import checkpoints, delivery, emit, memory, plugins, relay, startup, step
+from benchmarks import checkpoints, curves, delivery, emit, memory, plugins, relay, startup, step
 from benchmarks.paired import Estimate, Ratio
 
 TRIES = 3
@@ -114,6 +114,9 @@ def rows() -> Iterator[Row]:
     yield Row("load 100 small plugins", "import them by hand", 3.0, plugins.load_against_import, importing)
     reading = cache(relay.reading_against_itself)
     yield Row("relay, 100 000 records behind", "read and decode them", 5.0, relay.catching_up_against_reading, reading)
+    file = cache(curves.reading_against_itself)
+    drawn = "runs plot, 100 000 records"
+    yield Row(drawn, "read them", 3.0, curves.plot_against_reading, file, needs="matplotlib")
 
 
 def orientation() -> Iterator[Row]:

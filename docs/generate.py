@@ -25,6 +25,8 @@ COMMANDS = (
     "verify-resume",
     "runs list",
     "runs show",
+    "runs compare",
+    "runs plot",
     "runs prune",
     "checkpoints list",
     "checkpoints verify",

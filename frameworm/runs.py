@@ -8,18 +8,21 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from bus.lock import Lock
 from bus.log import LogBusyError, LogReader, lock_path, newest_first, writer_of
+from frameworm import config
 from frameworm.delivery.journal import journal_path
 from frameworm.errors import RunError, nearest
+
+K = TypeVar("K")
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted", "crashed", "unknown"]
 """How a run ended, or that it runs. `crashed`: its process is gone without a `train_end`; `unknown`: not recorded."""
@@ -42,6 +45,17 @@ class RunSummary(msgspec.Struct, frozen=True):
     epochs: int
     step: int
     metrics: Mapping[str, float]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """How runs differ: the values in each of them of the config's keys that differ, and of the metrics.
+
+    A value is None where a run has none.
+    """
+
+    runs: tuple[RunSummary, ...]
+    config: Mapping[str, tuple[Any, ...]]
+    metrics: Mapping[str, tuple[float | None, ...]]
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -134,7 +148,7 @@ class RunDirectory:
             elif status is None and record["event"] in _IN_TRAINING:
                 status = "crashed"
             if record["event"] == "epoch_end":
-                epochs, metrics = record["epoch"] + 1, _numbers(record["metrics"])
+                epochs, metrics = record["epoch"] + 1, numbers(record["metrics"])
                 break
         status = status or ("crashed" if attempts else "unknown")
         return RunSummary(self.id, self.name, self.path, self.created, status, attempts, epochs, step, metrics)
@@ -143,7 +157,7 @@ class RunDirectory:
         """Return the metrics of every epoch; of one that was trained again, the later ones."""
         with contextlib.closing(LogReader(self.journal)) as records:
             epochs = [record for record in records if record["event"] == "epoch_end"]
-        return {record["epoch"]: _numbers(record["metrics"]) for record in epochs}
+        return {record["epoch"]: numbers(record["metrics"]) for record in epochs}
 
 
 def find(root: Path, text: str) -> RunDirectory:
@@ -195,6 +209,11 @@ def prune(root: Path, *, keep: int, older_than: timedelta | None = None, dry_run
     return [run for run in doomed if _remove(run)]
 
 
+def numbers(metrics: Mapping[K, Any]) -> dict[K, float]:
+    """Return recorded metrics as they were measured: NaN and infinities were written by name."""
+    return {name: float(value) for name, value in metrics.items() if _is_number(value)}
+
+
 def _remove(run: RunDirectory) -> bool:
     """Whether the run is gone; it is not when it is alive."""
     try:
@@ -207,6 +226,32 @@ def _remove(run: RunDirectory) -> bool:
     return True
 
 
+def compare(runs: Sequence[RunDirectory]) -> Comparison:
+    """Return how runs differ: in their configs, and in the metrics of their latest epochs."""
+    configs = [dict(_flat(config.read(run.config))) for run in runs]
+    summaries = tuple(run.summary() for run in runs)
+    return Comparison(
+        runs=summaries,
+        config={key: values for key, values in _beside(configs) if any(value != values[0] for value in values)},
+        metrics=dict(_beside([summary.metrics for summary in summaries])),
+    )
+
+
+def _beside(mappings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield each key of any mapping with the values in all of them, None where there is none."""
+    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
+        yield key, tuple(mapping.get(key) for mapping in mappings)
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings under dotted keys, as `--set` takes them."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _runs(root: Path) -> list[RunDirectory]:
     """Return the runs in `root`, the oldest first; none where there is no such folder."""
     runs = []
@@ -217,11 +262,6 @@ def _runs(root: Path) -> list[RunDirectory]:
             except RunError as error:
                 _log.warning("%s", error)
     return sorted(runs, key=lambda run: (run.created, run.path.name))
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return recorded metrics as they were measured: NaN and infinities were written by name."""
-    return {name: float(value) for name, value in metrics.items() if _is_number(value)}
 
 
 def _is_number(value: Any) -> bool:

@@ -31,7 +31,7 @@ LAYERS = (
     ("frameworm.models", "frameworm.data", "frameworm.metrics"),
     ("frameworm.training",),
     ("frameworm.listeners", "frameworm.plugins", "frameworm.delivery", "frameworm.export"),
-    ("frameworm.logs", "frameworm.runs", "frameworm.environment", "frameworm.listening"),
+    ("frameworm.logs", "frameworm.runs", "frameworm.curves", "frameworm.environment", "frameworm.listening"),
     ("frameworm.app",),
     ("frameworm",),  # the facade, and what is made of everything below
     ("frameworm.cli", "frameworm.__main__"),
@@ -53,6 +53,7 @@ DOORS = {
     "anyio": ("bus.background", "bus.beside", "bus.stream"),
     "blinker": ("bus.signals",),
     "click": ("frameworm.cli",),
+    "matplotlib": ("frameworm.curves",),
     "packaging": ("frameworm.plugins.requirements",),
     "rich": ("frameworm.cli", "frameworm.listeners.progress"),
     "safetensors": ("frameworm.training.checkpoint",),

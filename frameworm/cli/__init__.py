@@ -13,7 +13,7 @@ COMMANDS = {
     "evaluate": "Judge a trained model on the validation data.",
     "profile": "Show where the time of a training step goes.",
     "verify-resume": "Kill and resume a job, and compare the final weights.",
-    "runs": "List, show and prune runs.",
+    "runs": "List, show, compare, plot and prune runs.",
     "checkpoints": "List and verify a run's checkpoints.",
     "relay": "Deliver the rest of a run to its process-lane listeners.",
     "events": "Show what a run publishes and records.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,23 @@ from typing import Any
 import click
 import msgspec
 
+from frameworm import curves
 from frameworm.cli.project import runs_folder
 from frameworm.cli.render import metrics_text, print_json, print_table
 from frameworm.delivery.status import relay_of, status
 from frameworm.runs import RunDirectory, RunSummary, find, list_runs
+from frameworm.runs import compare as compare_runs
 from frameworm.runs import prune as prune_runs
 from frameworm.terminal import write_line
 from frameworm.training.manifest import list_checkpoints
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_them = click.argument("them", metavar="RUN...", nargs=-1, required=True)
 
 
 @click.group()
 def runs() -> None:
-    """List, show and prune runs."""
+    """List, show, compare, plot and prune runs."""
 
 
 @runs.command("list")
@@ -62,6 +66,49 @@ def show(run: str, root: Path, *, as_json: bool) -> None:
     ]
     write_line("")
     print_table(("epoch", *names), rows)
+
+
+@runs.command()
+@_them
+@runs_folder
+@_as_json
+def compare(them: tuple[str, ...], root: Path, *, as_json: bool) -> None:
+    """Show runs side by side: what differs in their configs, and their latest metrics."""
+    if len(them) == 1:
+        raise click.UsageError("a run is compared with another one: name two or more")
+    found = compare_runs([find(root, run) for run in them])
+    if as_json:
+        print_json(msgspec.structs.asdict(found) | {"runs": [_plain(summary) for summary in found.runs]})
+        return
+    facts = {name: [str(getattr(run, name)) for run in found.runs] for name in ("status", "epochs", "step")}
+    config = {key: ["-" if value is None else json.dumps(value) for value in found.config[key]] for key in found.config}
+    metrics = {key: ["-" if x is None else f"{x:.4g}" for x in values] for key, values in found.metrics.items()}
+    for title, rows in (("run", facts), ("config", config), ("metric", metrics)):
+        if rows:
+            print_table((title, *(run.path.name for run in found.runs)), [(key, *rows[key]) for key in rows])
+        else:
+            write_line("the configs are equal" if title == "config" else "no metrics yet")
+        if title != "metric":
+            write_line("")
+
+
+@runs.command()
+@_them
+@runs_folder
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default="curves.png",
+    show_default=True,
+    metavar="FILE",
+    help="Where the picture goes; its suffix is its format.",
+)
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one: val_loss, or loss for all.")
+def plot(them: tuple[str, ...], root: Path, *, output: Path, metrics: tuple[str, ...]) -> None:
+    """Draw the learning curves of runs, over each other, into a picture."""
+    curves.plot([find(root, run) for run in them], output, metrics=metrics)
+    write_line(str(output))
 
 
 @runs.command()

@@ -103,4 +103,5 @@ def test_every_promise_is_guarded() -> None:
         ("frameworm plugins list, 200 of them", 2.0),
         ("load 100 small plugins", 3.0),
         ("relay, 100 000 records behind", 5.0),
+        ("runs plot, 100 000 records", 3.0),
     ]

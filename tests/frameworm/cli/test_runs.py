@@ -93,3 +93,67 @@ def test_pruning(run: RunDirectory) -> None:
 def test_pruning_needs_a_number() -> None:
     """Nothing is thrown away by default."""
     assert runs("prune").exit_code == 2
+
+
+@pytest.fixture
+def other(run: RunDirectory) -> RunDirectory:
+    """A second run, with another config than the first and a metric that it has not."""
+    run.config.write_text("optimizer: {name: adamw, lr: 0.1}\nmetrics: [accuracy]\nmodel: {name: cnn}\n")
+    directory = RunDirectory.create(Path("runs"), "other")
+    directory.config.write_text("optimizer: {name: adamw, lr: 0.01}\nmetrics: []\nmodel: {name: mlp, width: 9}\n")
+    trainer = FakeTrainer(run_dir=directory.path)
+    with Journal(directory.path, run=directory.id) as journal:
+        journal.attach(trainer.bus)
+        trainer.train([{"loss": 0.125, "val_accuracy": 0.75}])
+    return directory
+
+
+def test_runs_side_by_side(run: RunDirectory, other: RunDirectory) -> None:
+    """What differs in their configs, all that they measured; what one has not is a dash."""
+    done = runs("compare", "digits", "other")
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines == [
+        ["run", run.path.name, other.path.name],
+        ["status", "finished", "finished"],
+        ["epochs", "2", "1"],
+        ["step", "0", "0"],
+        [],
+        ["config", run.path.name, other.path.name],
+        ["optimizer.lr", "0.1", "0.01"],
+        ["metrics", '["accuracy"]', "[]"],
+        ["model.name", '"cnn"', '"mlp"'],
+        ["model.width", "-", "9"],
+        [],
+        ["metric", run.path.name, other.path.name],
+        ["loss", "0.25", "0.125"],
+        ["val_loss", "nan", "-"],
+        ["val_accuracy", "-", "0.75"],
+    ]
+
+
+def test_runs_side_by_side_for_programs(run: RunDirectory, other: RunDirectory) -> None:
+    """The same as JSON, of as many runs as one names."""
+    found = json.loads(runs("compare", other.id, "digits", run.id, "--json").stdout, parse_constant=pytest.fail)
+    assert [one["id"] for one in found["runs"]] == [other.id, run.id, run.id]
+    assert found["config"]["model.width"] == [9, None, None]
+    assert found["metrics"]["val_loss"] == [None, "NaN", "NaN"]
+
+
+@pytest.mark.usefixtures("other")
+def test_equal_runs_and_single_ones() -> None:
+    """Equal configs are said to be equal; one run alone is nothing to compare."""
+    assert "the configs are equal" in runs("compare", "other", "other").stdout.splitlines()
+    assert (runs("compare", "other").exit_code, runs("compare").exit_code) == (2, 2)
+    assert runs("compare", "other", "nothing").stderr.startswith("error: no run 'nothing'")
+
+
+@pytest.mark.usefixtures("other")
+def test_a_picture(tmp_path: Path) -> None:
+    """The curves of the runs that are named go where one says, and it is said where they are."""
+    assert runs("plot", "digits", "other").stdout == "curves.png\n"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert runs("plot", "latest", "-o", "loss.svg", "--metric", "loss").stdout == "loss.svg\n"
+    done = runs("plot", "latest", "--metric", "lost")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no metric 'lost'")
