@@ -21,6 +21,8 @@ COMMANDS = (
     "",
     "init",
     "train",
+    "evaluate",
+    "predict",
     "profile",
     "verify-resume",
     "runs list",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from frameworm.config import Config, TrainerConfig
     from frameworm.errors import FramewormError, StopTraining, UserError
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
+    from frameworm.predicting import predict
     from frameworm.trained import evaluate, load_model
     from frameworm.training.run import RunInfo, TrainResult
     from frameworm.training.trainer import Trainer
@@ -36,6 +37,7 @@ _HOMES = {
     "UserError": "frameworm.errors",
     "evaluate": "frameworm.trained",
     "load_model": "frameworm.trained",
+    "predict": "frameworm.predicting",
     "session": "frameworm.app",
     "train": "frameworm.app",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "UserError",
     "evaluate",
     "load_model",
+    "predict",
     "session",
     "train",
 ]

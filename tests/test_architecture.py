@@ -65,6 +65,7 @@ DOORS = {
         "frameworm.listeners",
         "frameworm.metrics",
         "frameworm.models",
+        "frameworm.predicting",
         "frameworm.trained",
         "frameworm.training",
     ),

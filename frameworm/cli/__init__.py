@@ -11,6 +11,7 @@ COMMANDS = {
     "init": "Write a commented config that trains on real data.",
     "train": "Train a model.",
     "evaluate": "Judge a trained model on the validation data.",
+    "predict": "Write what a trained model makes of the samples in a file.",
     "profile": "Show where the time of a training step goes.",
     "verify-resume": "Kill and resume a job, and compare the final weights.",
     "runs": "List, show, compare, plot and prune runs.",

@@ -46,6 +46,17 @@ def csv(
     return split_arrays(table.numbers(inputs_), y, val_fraction=val_fraction, seed=seed)
 
 
+def read_columns(
+    path: Path, inputs: Sequence[str] | None = None, *, without: Sequence[str] = (), delimiter: str = ","
+) -> Tensor:
+    """Return x alone, float32 (n, inputs): the columns `inputs`, or all but those `without`, which need not be there.
+
+    Raises DataError as `csv` does.
+    """
+    table = _read(path, delimiter)
+    return table.numbers([name for name in table.header if name not in without] if inputs is None else inputs)
+
+
 @dataclass(frozen=True)
 class _Table:
     path: Path

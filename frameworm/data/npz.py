@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from frameworm.data.arrays import as_tensor, unreadable
 from frameworm.data.splits import Splits, split_arrays
@@ -24,17 +25,24 @@ def npz(
     array that is not in it, does not hold finite numbers, or differs in length.
     """
     path = Path(path)
-    arrays = _read(path, [inputs] if targets is None else [inputs, targets])
-    tensors = [as_tensor(array, name=f"array {name!r}", where=str(path)) for name, array in arrays.items()]
-    if arrays[inputs].dtype == np.uint8:
-        tensors[0] = tensors[0].float() / 255
+    arrays = read_arrays(path, [inputs] if targets is None else [inputs, targets])
+    tensors = [inputs_of(arrays[inputs], name=f"array {inputs!r}", where=str(path))]
+    if targets is not None:
+        tensors.append(as_tensor(arrays[targets], name=f"array {targets!r}", where=str(path)))
     if len({len(tensor) for tensor in tensors}) > 1:
         got = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise DataError("the arrays differ in length", expected="as many targets as inputs", got=got, where=str(path))
     return split_arrays(*tensors, val_fraction=val_fraction, seed=seed)
 
 
-def _read(path: Path, names: list[str]) -> dict[str, NDArray[np.generic]]:
+def inputs_of(array: NDArray[np.generic], *, name: str, where: str) -> Tensor:
+    """Return what a model is given of an array (n, ...): images in 0..1, else as `as_tensor`; errors call it `name`."""
+    tensor = as_tensor(array, name=name, where=where)
+    return tensor.float() / 255 if array.dtype == np.uint8 else tensor
+
+
+def read_arrays(path: Path, names: list[str]) -> dict[str, NDArray[np.generic]]:
+    """Return these arrays of an .npz file; raises DataError as `npz` does."""
     try:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
