@@ -37,11 +37,11 @@ class Net(nn.Module):
 
 def train(data: dict[str, Any], kind: str = "rows") -> Path:
     """Train a model for an epoch, and return its run's folder."""
-    Path("job.py").write_text(JOB)
+    Path("net_of_three.py").write_text(JOB)
     config = parse(
         {
             "run": {"name": "net"},
-            "model": {"name": "job:Net", "kind": kind},
+            "model": {"name": "net_of_three:Net", "kind": kind},
             "data": data | {"batch_size": 4},
             "optimizer": {"name": "sgd"},
             "trainer": {"epochs": 1, "device": "cpu"},
