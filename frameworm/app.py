@@ -196,11 +196,16 @@ def _built(
 
 def open_code(config: Config, plugins: Selection | None = None) -> None:
     """Make the names in the config mean something: load the plugins, and open the current folder to import paths."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # import paths begin where the command is given, as with `python -m`
+    open_folder()
     for plugin in load_plugins(plugins or selected(config)).loaded:
         level = logging.DEBUG if plugin.source == "shipped" else logging.INFO
         log.log(level, "with the plugin %s %s from %s", plugin.name, plugin.version, plugin.path)
+
+
+def open_folder() -> None:
+    """Have import paths begin where the command is given, as with `python -m`."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def selected(config: Config, *, named: Sequence[str] = (), none: bool = False) -> Selection:

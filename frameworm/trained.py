@@ -61,6 +61,7 @@ def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best
     directory = runs.find(Path("runs"), str(run))
     settings = Section(configs.read(directory.config))
     found = _kept(directory, checkpoint, settings.checkpoint)
+    app.open_folder()
     load_plugins(_as_in(settings))
     model = app.build_model(settings.model.name, settings, where=str(directory.config))
     use_average(model, load(found.path, model, model_name=settings.model.name))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,16 @@ def test_the_command_writes_files() -> None:
     assert np.array_equal(np.load("out.npz")["predictions"], expected)
     assert Path("out.csv").read_text().splitlines()[0] == "output_0,output_1"
     assert np.array_equal(np.loadtxt("out.csv", delimiter=",", skiprows=1, dtype=np.float32), expected)
+
+
+def test_a_model_of_the_folder_is_found_by_a_program_that_did_not_train_it() -> None:
+    """The command, which is installed elsewhere, imports it from where it is given."""
+    train(NPZ)
+    program = Path(sys.executable).with_name("frameworm")
+    arguments = ["predict", "--input", "train.npz", "-o", "out.npy"]
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.load("out.npy").shape == (10, 2)
 
 
 def test_what_is_saved() -> None:
