@@ -15,7 +15,7 @@ from frameworm.runs import RunDirectory
 
 RECORDS = 100_000
 _EPOCH = 1_000  # records
-PAIRS = 10  # a block takes about a second
+PAIRS = 10  # a pair takes half a second
 
 
 def plot_against_reading(*, records: int = RECORDS, pairs: int = PAIRS) -> Ratio:

@@ -19,9 +19,9 @@ from frameworm.runs import RunDirectory, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 
-BATCH_LOSS = "batch_loss"
+_BATCH_LOSS = "batch_loss"
 """The curve of the loss of single batches, of those that are in the record."""
 
 _WITH_METRICS = frozenset({"validation_end", "epoch_end", "metrics_logged"})
@@ -38,11 +38,14 @@ _FEW = 50  # points, of which each is marked
 Curve = dict[int, float]
 """The values of a metric after so many optimizer steps, in their order."""
 
+_Line = tuple[str, str, Curve]
+"""Of which run, by its label, and of which metric."""
+
 
 def read(run: RunDirectory) -> dict[str, Curve]:
     """Return the curves of a run by their metrics' names; of steps that were trained again, the later ones."""
     batches: dict[int, Any] = {}  # all else is rare
-    curves: dict[str, dict[int, Any]] = {BATCH_LOSS: batches}
+    curves: dict[str, dict[int, Any]] = {_BATCH_LOSS: batches}
     with closing(LogReader(run.journal)) as records:
         for record in records:
             event = record["event"]
@@ -90,16 +93,12 @@ def plot(runs: Sequence[RunDirectory], file: Path, *, metrics: Sequence[str] = (
         raise UserError("the picture cannot be written", got=error.strerror, where=str(file)) from error
 
 
-Line = tuple[str, str, Curve]
-"""Of which run, by its label, and of which metric."""
-
-
-def _panels(found: Mapping[str, Mapping[str, Curve]], metrics: Sequence[str]) -> dict[str, list[Line]]:
+def _panels(found: Mapping[str, Mapping[str, Curve]], metrics: Sequence[str]) -> dict[str, list[_Line]]:
     """Return the panels that are asked for with their lines, in the order of the record."""
     lines = [(label, name, curve) for label, curves in found.items() for name, curve in curves.items()]
     if not lines:
         raise UserError("there is no metric in the record yet", where=", ".join(found))
-    known = {key: None for _, name, _ in lines for key in (panel_of(name), name)}
+    known = {key: None for _, name, _ in lines for key in (_panel_of(name), name)}
     for metric in metrics:
         if metric not in known:
             raise UserError(
@@ -108,21 +107,21 @@ def _panels(found: Mapping[str, Mapping[str, Curve]], metrics: Sequence[str]) ->
                 expected=", ".join(known),
                 hint=nearest(metric, list(known)),
             )
-    panels: dict[str, list[Line]] = {}
+    panels: dict[str, list[_Line]] = {}
     for line in lines:
-        panel = panel_of(line[1])
+        panel = _panel_of(line[1])
         if not metrics or panel in metrics or line[1] in metrics:
             panels.setdefault(panel, []).append(line)
     return panels
 
 
-def panel_of(metric: str) -> str:
+def _panel_of(metric: str) -> str:
     """Return what a metric is called without the data that it was measured on: `loss` of `val_loss`."""
     data, _, rest = metric.partition("_")
     return rest if rest and data in ("train", "val", "batch") else metric
 
 
-def _draw(axes: Axes, panel: str, lines: Iterable[Line], *, several: bool) -> None:
+def _draw(axes: Axes, panel: str, lines: Iterable[_Line], *, several: bool) -> None:
     """Draw the lines, one colour for each run, or for each metric of a single run."""
     colours: dict[str, str] = {}
     for label, metric, curve in lines:
@@ -137,7 +136,7 @@ def _draw(axes: Axes, panel: str, lines: Iterable[Line], *, several: bool) -> No
     axes.legend(fontsize="small")
 
 
-def _thinned(steps: Array, values: Array) -> tuple[Array, Array]:
+def _thinned(steps: _Array, values: _Array) -> tuple[_Array, _Array]:
     """Return the lowest and the highest of so many points in a row, where there are more than a picture shows."""
     length = len(steps) // _MOST_POINTS
     if length < 3:

@@ -18,7 +18,7 @@ from frameworm.errors import DataError, UserError
 from frameworm.trained import load_model
 from frameworm.training.device import resolve_device
 
-FORMATS = (".npy", ".npz", ".csv")
+_FORMATS = (".npy", ".npz", ".csv")
 
 
 def predict(
@@ -46,6 +46,8 @@ def predict(
         for batch in torch.split(samples, batch_size):
             try:
                 output = model(batch.to(device))
+            except torch.cuda.OutOfMemoryError:  # the samples are right, the batches too large
+                raise
             except RuntimeError as error:
                 raise UserError(
                     "the model does not take these samples",
@@ -98,8 +100,8 @@ def save(predictions: Tensor, file: Path) -> None:
 
 def check_output(file: Path) -> None:
     """Raise UserError for a file that `save` has no format for, or no folder to put it in."""
-    if file.suffix.lower() not in FORMATS:
-        expected = f"a name that ends with one of {', '.join(FORMATS)}"
+    if file.suffix.lower() not in _FORMATS:
+        expected = f"a name that ends with one of {', '.join(_FORMATS)}"
         raise UserError("that is no format of predictions", expected=expected, got=file.name)
     if not file.absolute().parent.is_dir():
-        raise UserError("there is no such folder", got=str(file.absolute().parent), where="where predictions would go")
+        raise UserError("there is no such folder", got=str(file.absolute().parent), where=str(file))

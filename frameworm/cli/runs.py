@@ -10,7 +10,6 @@ from typing import Any
 import click
 import msgspec
 
-from frameworm import curves
 from frameworm.cli.project import runs_folder
 from frameworm.cli.render import metrics_text, print_json, print_table
 from frameworm.delivery.status import relay_of, status
@@ -107,6 +106,8 @@ def compare(them: tuple[str, ...], root: Path, *, as_json: bool) -> None:
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one: val_loss, or loss for all.")
 def plot(them: tuple[str, ...], root: Path, *, output: Path, metrics: tuple[str, ...]) -> None:
     """Draw the learning curves of runs, over each other, into a picture."""
+    from frameworm import curves  # noqa: PLC0415  it takes numpy, which no other command here needs
+
     curves.plot([find(root, run) for run in them], output, metrics=metrics)
     write_line(str(output))
 
