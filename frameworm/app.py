@@ -39,8 +39,13 @@ from frameworm.training.seeding import seed_everything
 from frameworm.training.store import CheckpointStore, wait_for_writer
 from frameworm.training.trainer import Trainer
 from frameworm.training.warm import warm_start
+from frameworm.training.world import World, current, joined
 
 log = logging.getLogger("frameworm")
+
+_NOTHING = (None, None)
+
+_SEED_STEP = 1_000_003  # between the seeds of two processes: far enough that runs with the next seeds share none
 
 _TOLD_EVERY = 5.0  # seconds between two lines about what is waited for
 
@@ -78,7 +83,11 @@ def train(
 
 def dry_run(config: Config, *, plugins: Selection | None = None) -> DryRun:
     """Build everything that the config names and try one batch; nothing is trained or written."""
-    trainer = build(config, plugins=plugins)
+    with joined():
+        return _tried(build(config, plugins=plugins))
+
+
+def _tried(trainer: Trainer) -> DryRun:
     return DryRun(
         model=trainer.model_name,
         parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
@@ -103,24 +112,28 @@ def session(
     All that can be wrong with the config is found first; then the directory is made. `resume` is `latest`, or a run's
     name or path, to go on with that run; the path of a checkpoint begins a new run with it. `plugins` is as in `build`.
     Without a `relay` listeners in a process of their own are not served. Raises `UserError`.
+
+    Of several processes that `torchrun` has started each gives its trainer; the first one keeps the run.
     """
     with ExitStack() as stack:
-        run, checkpoint = _to_resume(config, resume) if resume is not None else (None, None)
-        journal = stack.enter_context(_journal(config, run)) if run is not None else None
+        world = stack.enter_context(joined())
+        run, checkpoint = world.decided_by_first(lambda: _to_resume(config, resume) if resume is not None else _NOTHING)
+        journal = stack.enter_context(_journal(config, run, world)) if run is not None else None
         if run is not None:
-            checkpoint = _latest_of(config, run)
+            checkpoint = world.decided_by_first(partial(_latest_of, config, run))
         selection = plugins or selected(config)
         trainer, apart = _built(config, bus, selection, is_new=resume is None)
         stack.callback(trainer.bus.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
-        elif run is not None:
+        elif run is not None and world.is_first:
             log.warning("%s has no complete checkpoint: it begins again", run.path)
         if run is None:
             parent = config.run.init_from if checkpoint is None else str(checkpoint)
-            run = RunDirectory.create(Path(config.run.dir), config.run.name, parent=parent)
+            create = partial(RunDirectory.create, Path(config.run.dir), config.run.name, parent=parent)
+            run = world.decided_by_first(create)
         if journal is None:
-            journal = stack.enter_context(_journal(config, run))
+            journal = stack.enter_context(_journal(config, run, world))
         journal.position = trainer.position
         if config.journal.enabled:
             journal.attach(trainer.bus, recorded_every(apart))
@@ -138,9 +151,9 @@ def session(
         trainer.checkpoints = _store(config, run)
         rhythm = config.checkpoint
         Checkpointing(rhythm.every_epochs, rhythm.every_steps, rhythm.every_minutes).register(trainer.bus)
-        _describe(run, config, journal.attempt)
+        world.decided_by_first(partial(_describe, run, config, journal.attempt))
         stack.enter_context(logs.bind_run(run.id, trainer.position))
-        stack.enter_context(_relayed(trainer, run, apart if relay else (), selection))
+        stack.enter_context(_relayed(trainer, run, apart if relay and world.is_first else (), selection))
         yield trainer
 
 
@@ -183,6 +196,8 @@ def _built(
             bus=bus,
             run=RunInfo(name=config.run.name, model=config.model.name, config=configs.redact(config.stored)),
         )
+    if rank := current().rank:  # the others draw other numbers, as soon as all have the same model
+        seed_everything((config.run.seed + rank * _SEED_STEP) % 2**32)
     apart = register_callbacks(config, trainer.bus)
     if apart and not config.journal.enabled:
         raise UserError(
@@ -230,6 +245,8 @@ def build_data(config: Config) -> Loaders:
             drop_last=config.data.drop_last,
             seed=config.run.seed,
             pin_memory=device.type == "cuda",
+            rank=current().rank,
+            ranks=current().size,
         )
 
 
@@ -276,15 +293,24 @@ def _store(config: Config, run: RunDirectory) -> CheckpointStore:
     )
 
 
-def _journal(config: Config, run: RunDirectory) -> Journal:
-    """Open a run's journal, which also keeps other processes from writing to the run."""
-    return Journal(
+def _journal(config: Config, run: RunDirectory, world: World) -> Journal:
+    """Open this process's journal of a run; that of the first one also keeps other runs from writing there."""
+    opened = partial(
+        Journal,
         run.path,
         run=run.id,
         log_every=config.trainer.log_every,
         fsync=config.journal.fsync,
         copy_scalar=copy_scalar,
     )
+    mine: list[Journal] = []
+
+    def first() -> int:
+        mine.append(opened())
+        return mine[0].attempt
+
+    attempt = world.decided_by_first(first)
+    return mine[0] if mine else opened(rank=world.rank, attempt=attempt)
 
 
 @contextmanager

@@ -15,6 +15,7 @@
     │     └─ CorruptCheckpointError     ... or not what its manifest says
     ├─ ModelContractError               a model returned what the trainer cannot use
     ├─ NonFiniteError                   the loss or a gradient is nan or infinite
+    ├─ RankError                        another of the processes that train together has failed
     ├─ HookError                        a hook with a wrong name or signature
     └─ DeliveryError                    raised by listeners, for the relay, when they cannot take an event
        ├─ PermanentError                ... and never will
@@ -218,6 +219,15 @@ class NonFiniteError(FramewormError):
             expected="a finite loss" if what == "loss" else "finite gradients",
             hint="a lower optimizer.lr, trainer.clip_norm: 1.0, or trainer.non_finite: skip_step",
         )
+
+
+class RankError(FramewormError):
+    """Another of the processes that train together, the one of `rank`, has failed with `error` and so ended all."""
+
+    def __init__(self, rank: int, error: str) -> None:
+        self.rank = rank
+        self.error = error
+        super().__init__(f"rank {rank} failed: {error}")
 
 
 class HookError(FramewormError):

@@ -25,7 +25,7 @@ from frameworm import app, config, logs
 from frameworm.errors import FramewormError, UserError
 from frameworm.events import BackwardEnd, BatchBegin, BatchEnd, CheckpointSaved, OptimizerStepped, TrainEnd
 from frameworm.runs import find
-from frameworm.training.checkpoint import WEIGHTS, read_weights
+from frameworm.training.checkpoint import WEIGHTS, weights_at
 from frameworm.training.manifest import Checkpoint, list_checkpoints
 from frameworm.training.means import number
 from frameworm.training.trainer import Trainer
@@ -122,7 +122,7 @@ def _tried(job: Job, step: int, whole: Job) -> Verdict:
     last, expected = _last(job), _last(whole)
     if _weights_of(last) == _weights_of(expected) and last.manifest.step == expected.manifest.step:
         return Verdict(step, equal=True)
-    ours, theirs = read_weights(last.path / WEIGHTS), read_weights(expected.path / WEIGHTS)
+    ours, theirs = weights_at(last.path), weights_at(expected.path)
     gaps = {
         name: number((value.double() - ours[name].double()).abs().max()) if value.numel() else 0.0
         for name, value in theirs.items()

@@ -11,7 +11,7 @@ from bus import EventBus, default_bus
 from frameworm import app, config, logs
 from frameworm.cli import options
 from frameworm.cli.project import root_having
-from frameworm.cli.view import JsonView, TextView, View
+from frameworm.cli.view import View, view_of
 from frameworm.errors import FramewormError, UserError
 from frameworm.listeners.summary import Summary
 from frameworm.runs import RunDirectory
@@ -58,7 +58,7 @@ def train(
         resume = str(Path(resume).absolute())
     root = root_having(file)  # to which all paths in the config are relative
     with logs.configure(log_format, verbose=verbose), chdir(root) if root else nullcontext():
-        view: View = JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)
+        view = view_of(log_format, debug=debug)
         try:
             _require_one(resume, init_from)
             checked = config.load(file, overrides)
@@ -68,12 +68,11 @@ def train(
                 return
             bus = EventBus(default_bus, strict=strict)
             with app.session(checked, bus=bus, resume=resume, plugins=plugins) as trainer:
-                ctx.exit(_fit(trainer, view))
-        except click.exceptions.Exit:
-            raise
+                code = _fit(trainer, view)
         except Exception as error:
             view.failure(error)
-            ctx.exit(UserError.exit_code if isinstance(error, FramewormError) else 1)  # no run broke: the input did
+            code = UserError.exit_code if isinstance(error, FramewormError) else 1  # no run broke: the input did
+        ctx.exit(code)
 
 
 def _require_one(resume: str | None, init_from: str | None) -> None:
@@ -91,7 +90,8 @@ def _fit(trainer: Trainer, view: View) -> int:
     earlier = RunDirectory.open(trainer.run_dir).history() if trainer.run_dir and trainer.attempt > 1 else None
     summary = Summary(earlier)
     summary.register(trainer.bus)
-    view.listener().register(trainer.bus)
+    if (listener := view.listener()) is not None:
+        listener.register(trainer.bus)
     failure = None
     try:
         trainer.fit()

@@ -14,7 +14,7 @@ from bus import EventBus
 from frameworm import logs
 from frameworm.app import DryRun
 from frameworm.cli.failure import shortened, text_of
-from frameworm.errors import FramewormError
+from frameworm.errors import FramewormError, RankError
 from frameworm.listeners.console import ConsoleLines, LogLines
 from frameworm.listeners.progress import ProgressBars
 from frameworm.listeners.summary import Report
@@ -31,8 +31,8 @@ class Listener(Protocol):
 class View(Protocol):
     """What is told of a run, and when."""
 
-    def listener(self) -> Listener:
-        """Return what tells of the run while it lasts."""
+    def listener(self) -> Listener | None:
+        """Return what tells of the run while it lasts, if anything does."""
 
     def dry_run(self, result: DryRun) -> None:
         """Tell what would be trained."""
@@ -102,3 +102,36 @@ class JsonView:
             **({"run_dir": run_dir} if run_dir else {}),
             exc_info=None if told else (type(error), error, trace),
         )
+
+
+class RankView:
+    """Of several processes all but the first: the first one speaks for all, these only of what went wrong in them.
+
+    What is wrong before there is a run is as a rule wrong in all of them: one on each machine speaks of it.
+    """
+
+    def __init__(self, rank: str, *, local_rank: str, debug: bool) -> None:
+        self._rank = rank
+        self._local_rank = local_rank
+        self._debug = debug
+
+    def listener(self) -> None:
+        """Return nothing."""
+
+    def dry_run(self, result: DryRun) -> None:
+        """Say nothing."""
+
+    def summary(self, report: Report) -> None:
+        """Say nothing."""
+
+    def failure(self, error: Exception, run_dir: Path | None = None) -> None:
+        """Print the message, unless it is of another process."""
+        if not isinstance(error, RankError) and (run_dir is not None or self._local_rank == "0"):
+            click.echo(printable(f"[rank {self._rank}] {text_of(error, debug=self._debug)}"), err=True)
+
+
+def view_of(log_format: logs.LogFormat, *, debug: bool) -> View:
+    """Return how this process speaks."""
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        return RankView(rank, local_rank=os.environ.get("LOCAL_RANK", "0"), debug=debug)
+    return JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)

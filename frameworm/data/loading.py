@@ -20,13 +20,30 @@ class EpochSampler(Sampler[list[int]]):
     """Batches of indices, in an order that depends only on `seed` and the epoch that was set last.
 
     Its length is that of a whole epoch, also when `set_epoch` skips some of it.
+
+    Of several processes each has `batch_size` indices of its own in a batch; `rank` says which of the `ranks` this is.
+    All have as many batches. The samples that a last batch lacks are taken from the beginning of the order, so that
+    each process has as many; not where `each_once`: then they share what there is, and a process that is left with
+    nothing has a batch beyond the `counted` ones, for the sake of the others.
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+        each_once: bool = False,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
+        self.rank = rank
+        self.ranks = ranks
+        self.each_once = each_once
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
@@ -39,19 +56,37 @@ class EpochSampler(Sampler[list[int]]):
         self.skip_batches = skip_batches
 
     def batches(self) -> Iterator[Tensor]:
-        """The indices of one batch after the other, int64 (batch_size,)."""
+        """The indices of one batch of this process after the other, int64 (batch_size,)."""
         if self.shuffle:
             order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
         else:
             order = torch.arange(self.size)
+        whole = self.batch_size * self.ranks
         for batch in range(self.skip_batches, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            indices = order[batch * whole : (batch + 1) * whole]
+            yield indices if self.ranks == 1 else self._share(indices, order)
 
     def __iter__(self) -> Iterator[list[int]]:
         return (batch.tolist() for batch in self.batches())
 
+    def _share(self, indices: Tensor, order: Tensor) -> Tensor:
+        """This process's part of the indices of all."""
+        if self.each_once:
+            own = indices.tensor_split(self.ranks)[self.rank]
+            return own if len(own) else order[:1]
+        missing = -len(indices) % self.ranks
+        filled = torch.cat([indices, order.repeat(-(-missing // self.size))[:missing]]) if missing else indices
+        return filled.chunk(self.ranks)[self.rank]
+
+    @property
+    def counted(self) -> int:
+        """How many batches of an epoch have samples that are not met elsewhere as well."""
+        rest = self.size % (self.batch_size * self.ranks)
+        return len(self) - (self.each_once and 0 < rest <= self.rank)
+
     def __len__(self) -> int:
-        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+        whole = self.batch_size * self.ranks
+        return self.size // whole if self.drop_last else -(-self.size // whole)
 
 
 class _Places(Sampler[list[Place]]):
@@ -89,6 +124,11 @@ class EpochLoader(DataLoader[Any]):
             generator=self._workers_seed,
         )
         self._sampler = sampler
+
+    @property
+    def counted(self) -> int:
+        """How many batches count, where several processes share the data: one behind those only fills a gap."""
+        return self._sampler.counted
 
     def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
         """Iterate over `epoch` from now on; its first `skip_batches` batches are left out without being loaded."""
@@ -136,8 +176,12 @@ def loaders(
     drop_last: bool = False,
     seed: int = 0,
     pin_memory: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Loaders:
     """Loaders over the parts of a dataset; `shuffle` and `drop_last` are about the training part.
+
+    Of several processes (`ranks`) each gets its own part of each batch, `batch_size` samples.
 
     Raises DataError for an empty part, and for a batch larger than the training part.
     """
@@ -145,16 +189,18 @@ def loaders(
         if value < least:
             raise DataError(f"wrong {option}", expected=f"at least {least}", got=str(value))
     size = _size(splits.train, "train")
-    if batch_size > size:
-        got = f"{batch_size}, for {size} samples"
-        raise DataError("the batch size is larger than the dataset", expected=f"at most {size}", got=got)
-    order = EpochSampler(size, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    if batch_size * ranks > size:
+        got = f"{batch_size}{f' in each of {ranks} processes' if ranks > 1 else ''}, for {size} samples"
+        raise DataError("the batch size is larger than the dataset", expected=f"at most {size // ranks}", got=got)
+    order = EpochSampler(size, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, ranks=ranks)
     train = EpochLoader(splits.train, order, num_workers=num_workers, pin_memory=pin_memory)
 
     def judged_on(dataset: Dataset[Any] | None, part: str) -> EpochLoader | None:
         if dataset is None:
             return None
-        order = EpochSampler(_size(dataset, part), batch_size, seed=seed, shuffle=False)
+        order = EpochSampler(
+            _size(dataset, part), batch_size, seed=seed, shuffle=False, rank=rank, ranks=ranks, each_once=True
+        )
         return EpochLoader(dataset, order, num_workers=num_workers, pin_memory=pin_memory)
 
     return Loaders(train, judged_on(splits.val, "val"), judged_on(splits.test, "test"))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from frameworm.errors import CheckpointError, CorruptCheckpointError
 from frameworm.training.manifest import Manifest, find_checkpoint, list_checkpoints, verify
+from frameworm.training.shards import FOLDER, is_sharded, mesh_of, read_shards, spread
 from frameworm.training.store import CheckpointStore
 
 WEIGHTS = "model.safetensors"
@@ -31,6 +32,7 @@ _SEQUENCES = (list, tuple, set, torch.Size)
 _VALUES = (NoneType, bool, float, complex, str, torch.dtype, torch.device)
 _INT_BITS = 2040  # longer ones are pickled in a way that torch's restricted reader does not know
 _ELSEWHERE = f"{TENSORS}#"  # begins the text that stands for a tensor in the other file
+_WEIGHT = "weights."  # begins the names of the model's own among the sharded tensors
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -71,7 +73,7 @@ def save(
     weights. Raises CheckpointError when `state` holds anything else (it names the key) and when the disk does not take
     it; then the earlier checkpoints are as they were, and nothing of this one is left.
     """
-    files = packed(model, state)
+    files, _ = packed(model, state)
     manifest = manifest_of(run=run, model_name=model_name, epoch=epoch, step=step, metrics=metrics, reason=reason)
     return store.write(manifest, {name: file.pieces() for name, file in files.items()})
 
@@ -133,18 +135,24 @@ def _size(part: bytes | Tensor) -> int:
     return len(part) if isinstance(part, bytes) else part.nbytes
 
 
-def packed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Packed]:
-    """The files of a checkpoint by their names. Raises CheckpointError for what cannot go into one."""
+def packed(model: nn.Module, state: Mapping[str, Any]) -> tuple[dict[str, Packed], dict[str, Tensor]]:
+    """The files of a checkpoint by their names, and the sharded tensors, which need files of all processes.
+
+    Raises CheckpointError for what cannot go into one.
+    """
     weights, aliases, extra = _weights(model)
     tensors: dict[str, Tensor] = {}
     plain = _taken({"model": extra, "state": dict(state)}, tensors)
     stream = io.BytesIO()
     torch.save(plain, stream)
-    return {
+    shards = {name: tensor for name, tensor in tensors.items() if is_sharded(tensor)}
+    shards |= {f"{_WEIGHT}{name}": weight for name, weight in weights.items() if is_sharded(weight)}
+    files = {
         WEIGHTS: _safetensors(weights, aliases),
         TENSORS: _safetensors(tensors, {}),
         STATE: Packed(stream.getvalue()),
     }
+    return files, shards
 
 
 def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict[str, Any]:
@@ -163,9 +171,10 @@ def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict
         raise
     try:
         stored = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+        shards = _shards(directory, mesh_of(model.parameters()))
         if TENSORS in manifest.files:  # in those of format 1 it is all in one file
-            stored = _given_back(stored, read_weights(directory / TENSORS))
-        state, weights = stored["state"], {**read_weights(directory / WEIGHTS), **stored["model"]}
+            stored = _given_back(stored, read_weights(directory / TENSORS) | shards)
+        state, weights = stored["state"], {**read_weights(directory / WEIGHTS), **_sharded(shards), **stored["model"]}
     except Exception as error:
         raise CheckpointError(
             "the checkpoint holds more than plain values, or not what a checkpoint holds",
@@ -173,7 +182,8 @@ def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict
             got=str(error).partition("\n")[0],
             hint="one that FRAMEWORM wrote",
         ) from error
-    if difference := _difference(model.state_dict(), weights):
+    own = model.state_dict()
+    if difference := _difference(own, weights):
         raise CheckpointError(
             "the checkpoint is of another model",
             where=str(directory),
@@ -181,8 +191,23 @@ def load(path: Path, model: nn.Module, *, model_name: str | None = None) -> dict
             got=f"those of {manifest.model}: {difference}",
             hint="the model section of that run's config.yaml",
         )
-    model.load_state_dict(weights)
+    model.load_state_dict({name: spread(value, own[name]) for name, value in weights.items()})
     return dict(state)
+
+
+def weights_at(directory: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint, whole, by name. Raises CheckpointError when there are none."""
+    return read_weights(directory / WEIGHTS) | _sharded(_shards(directory))
+
+
+def _shards(directory: Path, mesh: Any = None) -> dict[str, Tensor]:
+    folder = directory / FOLDER
+    return read_shards(folder, mesh) if folder.exists() else {}
+
+
+def _sharded(shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own weights among sharded tensors."""
+    return {name.removeprefix(_WEIGHT): tensor for name, tensor in shards.items() if name.startswith(_WEIGHT)}
 
 
 def _weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
@@ -196,6 +221,8 @@ def _weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[
             extra[name] = value
         elif not _is_ordinary(value):
             raise _refused(name, expected="dense tensors of safetensors' dtypes, on a device", got=_kind(value))
+        elif is_sharded(value):  # two names of one tensor have the same parts, and are written twice
+            tensors[name] = value
         else:
             first = names.setdefault((value.data_ptr(), value.device, value.dtype, value.shape, value.stride()), name)
             if first == name:
@@ -212,7 +239,8 @@ def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     https://github.com/huggingface/safetensors#format
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    here = [(name, tensor) for name, tensor in tensors.items() if not is_sharded(tensor)]
+    ordered = sorted(here, key=lambda item: -item[1].element_size())
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
@@ -265,7 +293,7 @@ def _taken(value: Any, tensors: dict[str, Tensor]) -> Any:
 
     def take(value: Any, where: str) -> Any:
         kind = type(value)
-        if kind is Tensor and _is_ordinary(value) and not (value.requires_grad or vars(value)):
+        if (kind is Tensor and _is_ordinary(value) and not (value.requires_grad or vars(value))) or _is_shard(value):
             name = names.setdefault(id(value), where)
             tensors[name] = value
             return f"{_ELSEWHERE}{name}"
@@ -312,6 +340,10 @@ def _is_ordinary(value: Tensor) -> bool:
         and value.device.type != "meta"
         and not (value.is_conj() or value.is_neg())
     )
+
+
+def _is_shard(value: Any) -> bool:
+    return isinstance(value, Tensor) and is_sharded(value) and value.dtype in _DTYPES
 
 
 _PLAIN = "numbers, text, None, tensors, and lists, tuples, sets and dicts of them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from frameworm.config import Named, OptimizerConfig, TrainerConfig
 from frameworm.errors import ModelContractError, UnknownNameError, UserError
 from frameworm.training.contract import JointLoss, LossFunction
-from frameworm.training.optimization import Optimization
+from frameworm.training.optimization import Optimization, trained
 from frameworm.training.optimizers import build_optimizer, optimizer_for
 from frameworm.training.precision import Precision
 from frameworm.training.schedules import Schedule, schedule_for
+from frameworm.training.strategies import Strategy
 
 Scheduler = Schedule | LRScheduler | Named | str | None
 
@@ -34,6 +36,7 @@ def optimizations_for(
     options: TrainerConfig,
     precision: Precision,
     batches: int | None,
+    strategy: Strategy | None = None,
 ) -> tuple[Optimization, ...]:
     """The optimizations of `model`, which has a single one unless it says otherwise by `configure_optimizers`.
 
@@ -48,15 +51,16 @@ def optimizations_for(
         )
     compute = _compiled(options)
 
-    def dressed(function: Any) -> Any:
-        return precision.wrap(compute(function))
+    def dressed(made: Optimizer, function: Any) -> Any:
+        computed = precision.wrap(compute(function))
+        return computed if strategy is None else strategy.dress(computed, lambda: trained(made))
 
     def of(name: str | None, made: Optimizer, own: OptimizerConfig, scheduler: Scheduler) -> Optimization:
         accumulate = own.accumulate or options.accumulate
         steps = None if batches is None else -(-batches // accumulate)
         return Optimization(
             made,
-            LossFunction(model, model_name, dressed, optimizer=name),
+            LossFunction(model, model_name, partial(dressed, made), optimizer=name),
             name=name,
             schedule=schedule_for(
                 made, scheduler, steps_per_epoch=steps, epochs=options.epochs, max_steps=options.max_steps

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from frameworm.training.shards import as_part_of, own_part, spread
+
 
 class MovingAverage:
     """The average of a model's parameters: `decay` * itself + (1 - `decay`) * the weights, after each step.
@@ -20,9 +22,8 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        named = dict(model.named_parameters())
-        self._names = list(named)
-        self._weights = [parameter.detach() for parameter in named.values()]
+        self._named = named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self._weights = [own_part(weight) for weight in named.values()]  # each process averages its own
         self._averages = [weight.clone() for weight in self._weights]
         self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         kinds = {(weight.device, weight.dtype) for weight in self._weights}
@@ -60,13 +61,14 @@ class MovingAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, under the parameters' names, and how many steps are in it."""
-        return {"count": self._count, "averages": dict(zip(self._names, self._averages, strict=True))}
+        pairs = zip(self._named.items(), self._averages, strict=True)
+        return {"count": self._count, "averages": {name: as_part_of(own, weight) for (name, weight), own in pairs}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         averages: Mapping[str, Tensor] = state["averages"]
-        for name, average in zip(self._names, self._averages, strict=True):
-            average.copy_(averages[name])
+        for (name, weight), average in zip(self._named.items(), self._averages, strict=True):
+            average.copy_(own_part(spread(averages[name], weight)))
         self._count = int(state["count"])
 
 

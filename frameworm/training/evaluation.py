@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
@@ -18,15 +18,23 @@ from frameworm.training.contract import JointLoss, LossFunction, Outputs, scalar
 from frameworm.training.ema import MovingAverage
 from frameworm.training.feed import Feed
 from frameworm.training.means import means_on
+from frameworm.training.world import ALONE, World, merged
 
 
 class MetricOverData:
-    """A metric taken over all batches: streamed, where it has `update`, `compute` and `reset`; else on everything."""
+    """A metric taken over all batches: streamed, where it has `update`, `compute` and `reset`; else on everything.
 
-    def __init__(self, name: str, metric: Any) -> None:
+    Of several processes rank zero takes it over the batches of all, in their order; but torchmetrics' do by themselves.
+    """
+
+    def __init__(self, name: str, metric: Any, world: World = ALONE) -> None:
         self.name = name
         self._metric = metric() if isinstance(metric, type) else metric
-        self._streams = all(hasattr(self._metric, method) for method in ("update", "compute", "reset"))
+        self._world = world
+        self._is_joint = world.size > 1 and not hasattr(self._metric, "sync_on_compute")
+        self._streams = not self._is_joint and all(
+            hasattr(self._metric, method) for method in ("update", "compute", "reset")
+        )
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def reset(self) -> None:
@@ -46,8 +54,23 @@ class MetricOverData:
         """Return the metric's value. Waits for the device."""
         if self._streams:
             return float(self._metric.compute())
+        if self._is_joint:
+            return self._jointly(self._world.gathered([(real.cpu(), fake.cpu()) for real, fake in self._kept]))
         real, produced = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         return float(self._metric(real, produced))
+
+    def _jointly(self, kept: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> float:
+        """Return the value over what all processes have kept, in the order in which one alone would have met it."""
+
+        def value() -> float:
+            alone = MetricOverData(self.name, self._metric)
+            alone.reset()
+            for batches in zip_longest(*kept):
+                for batch in filter(None, batches):
+                    alone.update(*batch)
+            return alone.compute()
+
+        return self._world.decided_by_first(value)
 
 
 class Evaluation:
@@ -70,14 +93,16 @@ class Evaluation:
         metrics: Sequence[str],
         device: torch.device,
         average: MovingAverage | None = None,
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._source = source
         self._bus = bus
         self._model = model
         self._loss_function = loss_function
         self._predict = predict
         self.feed = feed
-        self._metrics = [MetricOverData(name, get_metric(name, where="metrics")) for name in metrics]
+        self._metrics = [MetricOverData(name, get_metric(name, where="metrics"), world) for name in metrics]
         self._device = device
         self._weights = average.in_place if average is not None else nullcontext
         self._batch_end = bus.channel(ValidationBatchEnd)
@@ -93,12 +118,15 @@ class Evaluation:
             for index, batch in enumerate(self.feed.begin()):
                 if abandoned():
                     return None
+                if index == self.feed.counted:  # another process has samples left, and may need this one
+                    self._loss_function(batch)
+                    break
                 outputs = self._evaluated(batch)
                 means.add(outputs["loss"], scalars(outputs), size_of(batch))
                 if self._batch_end.active:
                     loss = outputs["loss"].detach()
                     self._batch_end.emit(ValidationBatchEnd(self._source, index, loss, batch, outputs))
-            found = means.read()
+            found = means.read() if self._world.size == 1 else merged(self._world.gathered(means.state_dict()))
             if not found:
                 raise DataError("the validation data have no batches", expected="data that can be iterated each time")
             found |= {metric.name: metric.compute() for metric in self._metrics}

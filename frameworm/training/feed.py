@@ -58,6 +58,8 @@ class Feed:
         length = _length(data)
         self.length = length if length is None or limit is None else min(length, limit)
         """How many batches an epoch has; None where the data cannot tell for sure."""
+        self.counted: int | None = getattr(data, "counted", None)
+        """How many of them count, where processes share the data: those behind only fill a gap."""
         self._skips = self._set_epoch is not None and "skip_batches" in inspect.signature(self._set_epoch).parameters
 
     def begin(self, epoch: int = 0, skip: int = 0) -> Iterator[Any]:

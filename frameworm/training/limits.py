@@ -26,7 +26,7 @@ def watched(options: TrainerConfig, progress: Progress, requests: Requests) -> C
     def dress(between: Between) -> Between:
         for watcher in watchers:
             between = watcher(between)
-        return between
+        return requests.passing(between)
 
     return dress
 

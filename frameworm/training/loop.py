@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from frameworm.training.seeding import isolated_rng, restore_rng, rng_state
 from frameworm.training.step import Step
 from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, micro_batches
+from frameworm.training.world import ALONE, World
 
 log = logging.getLogger("frameworm")
 
@@ -47,6 +49,7 @@ class Loop:
         options: TrainerConfig,
         accumulate: Sequence[int],
         times: Times,
+        world: World = ALONE,
     ) -> None:
         self._source = source
         self._bus = bus
@@ -60,6 +63,7 @@ class Loop:
         self._options = options
         self._accumulate = accumulate
         self._times = times
+        self._world = world
         self._watched = watched(options, progress, requests)
         self._epoch_rng = self._rng()
         self._halted: Mapping[str, Any] | None = None
@@ -76,7 +80,7 @@ class Loop:
         self._watched = watched(self._options, self._progress, self._requests)
         if resumed is None:
             self._try_validation()
-        ended = self._serve()
+        ended = self._met()
         while not ended and not self._is_complete():
             ended = self._epoch(resumed)
             resumed = None
@@ -111,7 +115,7 @@ class Loop:
         progress.completed += 1
         progress.batches = 0
         self._judge(self._announced(EpochEnd(self._source, progress.epoch, metrics)))
-        return self._serve()
+        return self._met()
 
     def _begin_epoch(self, resumed: Mapping[str, Any] | None) -> Iterator[MicroBatch]:
         """Return the epoch's batches, behind those that the checkpoint had seen.
@@ -144,7 +148,7 @@ class Loop:
 
     def _end_of_training(self) -> dict[str, float]:
         """Return the metrics of an epoch's training."""
-        means = self._step.means()
+        means = self._means()
         if not means and not self._progress.batches:
             raise DataError(
                 f"epoch {self._progress.epoch} had no batches",
@@ -155,6 +159,11 @@ class Loop:
         trained = {f"train_{name}": value for name, value in means.items()}
         return {"loss": means["loss"], **trained, **self._step.left_out, **self._step.lrs}
 
+    def _means(self) -> dict[str, float]:
+        """Return the means of an epoch so far, over all processes."""
+        own = self._step.means()
+        return own if self._world.size == 1 else self._step.joined_means(self._world)
+
     def _finish(self) -> Request | None:
         """End within an epoch, after the last step that was asked for, as an epoch ends, but for its `epoch_end`."""
         metrics = self._end_of_training()
@@ -162,7 +171,7 @@ class Loop:
         self._bus.publish(MetricsLogged(self._source, metrics))
         if self._evaluation is not None and self._progress.validated != self._progress.step:
             self._validate(self._evaluation)
-        return self._serve()
+        return self._met()
 
     # Validation
 
@@ -170,7 +179,7 @@ class Loop:
         """Try some batches of validation before training, and leave the random generators be."""
         if self._evaluation is not None and self._options.sanity_batches:
             with isolated_rng():
-                self._evaluation.try_batches(self._options.sanity_batches, abandoned=self._requests.end_is_asked)
+                self._evaluation.try_batches(self._options.sanity_batches, abandoned=self._requests.abandons)
 
     def _validates(self) -> bool:
         """Whether this epoch is validated: each so-many-th and the last; with a rhythm of steps, the last weights."""
@@ -188,7 +197,7 @@ class Loop:
         asked for leaves no trace in the training: neither in the random generators nor in a schedule.
         """
         before = rng_state()
-        validated = self._times.timed("validation", evaluation.run)(abandoned=self._requests.end_is_asked)
+        validated = self._times.timed("validation", evaluation.run)(abandoned=self._requests.abandons)
         if validated is None or asked:
             restore_rng(before)
         if validated is None:
@@ -209,10 +218,17 @@ class Loop:
         self._metrics |= event.metrics
         self._bus.publish(event)
         metrics = numbers(event.metrics)
+        if self._world.size > 1:  # what a listener of one process added, all of them know
+            metrics = dict(ChainMap(*self._world.gathered(metrics)))
         self._metrics |= metrics
         return metrics
 
     # What was asked for
+
+    def _met(self) -> Request | None:
+        """Serve what was asked for in any of the processes."""
+        self._requests.meet()
+        return self._serve()
 
     def _serve(self) -> Request | None:
         """Do what was asked for: first validate, then save; return what ends the run, if anything does."""
@@ -222,8 +238,9 @@ class Loop:
                 self._bus.publish(request.event)
             elif request.by:
                 self._bus.publish(ControlRequested(self._source, request.verb, request.reason, request.by))
-        if any(request.verb == "settle" for request in requests):
-            self._saving.settle(wait=False)
+        for request in requests:
+            if request.verb == "settle":
+                self._saving.settle(request.reason)
         ended = next((request for request in requests if request.ends), None)
         validations = [request for request in requests if request.verb == "validate"]
         if validations and not ended and not self._validate_between(asked=all(one.by for one in validations)):

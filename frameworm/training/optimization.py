@@ -15,6 +15,7 @@ from frameworm.errors import CheckpointError
 from frameworm.training.contract import LossFunction
 from frameworm.training.means import Means
 from frameworm.training.schedules import Schedule
+from frameworm.training.shards import spread, whole
 
 
 class Optimization:
@@ -73,7 +74,7 @@ class Optimization:
 
     def trained(self) -> list[nn.Parameter]:
         """Return what the optimizer trains by now: a hook may have added a group, or thawed a part of the model."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return trained(self.optimizer)
 
     def _backward(self, loss: Tensor) -> None:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
@@ -86,9 +87,9 @@ class Optimization:
             self.scaler.unscale_(self.optimizer)
         norm = None
         if self._clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.trained(), self._clip_norm)
+            norm = whole(nn.utils.clip_grad_norm_(self.trained(), self._clip_norm))
         elif self._check_gradients:
-            norm = nn.utils.get_total_norm([p.grad for p in self.trained() if p.grad is not None])
+            norm = whole(nn.utils.get_total_norm([p.grad for p in self.trained() if p.grad is not None]))
         if self._clip_value is not None:
             nn.utils.clip_grad_value_(self.trained(), self._clip_value)
         return norm
@@ -140,8 +141,29 @@ class Optimization:
                 got=state["type"],
                 hint="the optimizer section of that run's config.yaml",
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self._spread(state["optimizer"]))
         if self.schedule is not None and state["scheduler"] is not None:
             self.schedule.scheduler.load_state_dict(state["scheduler"])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+    def _spread(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state, what it has for a sharded parameter sharded like it."""
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        parameters = dict(zip(numbers, self.trained(), strict=False))  # torch complains when they do not fit
+
+        def of(value: Any, parameter: nn.Parameter | None) -> Any:
+            if parameter is None or not isinstance(value, Tensor) or value.shape != parameter.shape:
+                return value
+            return spread(value, parameter)
+
+        own = {
+            number: {key: of(value, parameters.get(number)) for key, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        return {**state, "state": own}
+
+
+def trained(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return what an optimizer trains by now."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
 from bus import Event
 
-Verb = Literal["stop", "interrupt", "finish", "save", "validate", "skip", "publish", "settle"]
+Verb = Literal["stop", "interrupt", "finish", "save", "validate", "skip", "publish", "settle", "fail"]
 
 
 class Progress:
@@ -81,3 +81,16 @@ class Requests:
     def end_is_asked(self) -> bool:
         """Whether one of them ends the run."""
         return any(request.ends for request in tuple(self.waiting))
+
+    # For several processes, which agree on what was asked for: see `agreeing`
+
+    def passing(self, between: Iterator[None]) -> Iterator[None]:
+        """Return the moments between two steps, at each of which the processes may meet."""
+        return between
+
+    def abandons(self) -> bool:
+        """Whether a validation is to be left at this moment, since an end was asked for."""
+        return self.end_is_asked()
+
+    def meet(self) -> None:
+        """Agree on what was asked for until this moment, which comes in all processes."""

@@ -17,10 +17,16 @@ from frameworm.events import CheckpointSave, CheckpointSaved, TrainerHandle
 from frameworm.training.checkpoint import load, manifest_of, packed
 from frameworm.training.manifest import find_checkpoint
 from frameworm.training.progress import Progress, Requests
+from frameworm.training.seeding import rng_state
+from frameworm.training.shards import FOLDER, write_shards
 from frameworm.training.store import CheckpointStore
+from frameworm.training.world import ALONE, World
 from frameworm.training.writer import Writer
 
 log = logging.getLogger("frameworm")
+
+_OF_A_RANK = ("rng", "epoch_rng", "step", "listeners")
+"""What each of several processes has for itself."""
 
 
 class Stateful(Protocol):
@@ -50,7 +56,9 @@ class Saving:
         parts: Mapping[str, Stateful],
         progress: Progress,
         requests: Requests,
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._source = source
         self._bus = bus
         self.store = store
@@ -60,6 +68,7 @@ class Saving:
         self._requests = requests
         self._writer: Writer | None = None
         self._writing: Future[Path] | None = None
+        self._path: Path | None = None  # where a checkpoint is being written, by rank zero
         self._saved: tuple[Path, dict[str, int]] | None = None
 
     def is_due(self) -> bool:
@@ -71,7 +80,7 @@ class Saving:
 
         Before the first step nobody knows what the optimizers will remember: `moments` numbers for each weight.
         """
-        if self.store is not None:
+        if self.store is not None and self._world.is_first:
             tensors = (value for value in self._model.state_dict().values() if isinstance(value, Tensor))
             self.store.check_space(int((1 + moments) * sum(tensor.nbytes for tensor in tensors)))
 
@@ -87,33 +96,46 @@ class Saving:
         """
         assert self.store is not None
         self.settle()
-        source, progress = self._source, self._progress
-        self._bus.publish(CheckpointSave(source, str(self.store.path_for(progress.step))))
-        files = packed(
-            self._model,
-            {
-                "progress": progress.state_dict(),
-                "parts": {name: part.state_dict() for name, part in self._parts.items()},
-                "metrics": dict(source.metrics),
-                "listeners": self._listeners_state(),
-                **moment(),
-            },
-        )
-        manifest = manifest_of(
-            run=source.run_id,
-            model_name=source.model_name,
-            epoch=progress.epoch,
-            step=progress.step,
-            metrics=metrics,
-            reason=reason,
-        )
-        self._saved = self._place_in(self.store.root)
-        if self.store.background:
-            self._writing = self._writer_of(self.store).write(manifest, files)
-            self._writing.add_done_callback(lambda _: self._requests.file("settle", "a checkpoint is written"))
-        else:
-            path = self.store.write(manifest, {name: file.pieces() for name, file in files.items()})
-            self._bus.publish(CheckpointSaved(source, str(path)))
+        store, source, progress, world = self.store, self._source, self._progress, self._world
+        path = world.decided_by_first(lambda: store.path_for(progress.step))
+        self._bus.publish(CheckpointSave(source, str(path)))
+        state = {
+            "progress": progress.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "metrics": dict(source.metrics),
+            "listeners": self._listeners_state(),
+            **moment(),
+        }
+        if world.size > 1:
+            own = {name: state[name] for name in _OF_A_RANK}
+            state["ranks"] = world.gathered(None if world.is_first else own)[1:]
+        self._saved = self._place_in(store.root)
+        self._path = path
+        files, shards = packed(self._model, state)
+        background = store.background and not shards  # those are written by all, each from its own memory
+
+        def write_shared(folder: Path = Path()) -> None:
+            write_shards(shards, world.from_first(folder) / FOLDER, group=world.group)
+
+        if world.is_first:
+            manifest = manifest_of(
+                run=source.run_id,
+                model_name=source.model_name,
+                epoch=progress.epoch,
+                step=progress.step,
+                metrics=metrics,
+                reason=reason,
+            )
+            if background:
+                self._writing = self._writer_of(store).write(manifest, files)
+                self._writing.add_done_callback(lambda _: self._requests.file("settle", str(path)))
+            else:
+                contents = {name: file.pieces() for name, file in files.items()}
+                store.write(manifest, contents, write_shared if shards else None)
+        elif shards:
+            write_shared()
+        if not background:
+            self.settle()
 
     def _writer_of(self, store: CheckpointStore) -> Writer:
         if self._writer is None or self._writer.store is not store:
@@ -121,13 +143,24 @@ class Saving:
             self._writer = Writer(store)
         return self._writer
 
-    def settle(self, *, wait: bool = True) -> None:
-        """Wait for the checkpoint that is being written, if one is, and tell of it; raises its `CheckpointError`."""
-        if self._writing is not None and (wait or self._writing.done()):
-            writing, self._writing = self._writing, None
+    def settle(self, which: str = "", *, together: bool = True) -> None:
+        """Wait for the checkpoint that is being written, if one is, and tell of it; raises its `CheckpointError`.
+
+        `which` names the one that is meant. All processes tell of it when it is durable; the first one alone, when they
+        do not end `together`.
+        """
+        if self._path is None or which not in ("", str(self._path)):
+            return
+        path, self._path = self._path, None
+        writing, self._writing = self._writing, None
+        if writing is not None:
             if self._writer is not None:
                 self._writer.hurry()
-            self._bus.publish(CheckpointSaved(self._source, str(writing.result())))
+            writing.result()
+        if not which and together:
+            self._world.from_first(None)
+        if together or self._world.is_first:
+            self._bus.publish(CheckpointSaved(self._source, str(path)))
 
     def close(self) -> None:
         """Let the process that writes end, when it has written what it has."""
@@ -152,14 +185,36 @@ class Saving:
             )
         self._load_parts(state["parts"], str(path))
         self._progress.load_state_dict(state["progress"])
+        self._take_own(state, str(path))
         self._load_listeners(state["listeners"], str(path))
         self._saved = self._place_in(directory.parent)
-        if self._progress.completed >= self._source.epochs:
+        if self._progress.completed >= self._source.epochs and self._world.is_first:
             done, asked = self._progress.completed, self._source.epochs
             log.warning(
                 "nothing is left to train: %s has %d of %d epochs; more trainer.epochs go on", path, done, asked
             )
         return state
+
+    def _take_own(self, state: dict[str, Any], where: str) -> None:
+        """Replace what is rank zero's in `state` by what is this process's own.
+
+        From another number of processes it goes on at the same place in the data, but not with the same batches.
+        """
+        world, others = self._world, state.pop("ranks", ())
+        before = len(others) + 1
+        if before == world.size:
+            state.update(others[world.rank - 1] if world.rank else {})
+            return
+        log.warning(
+            "%s was saved by %d process(es), and goes on in %d: with other batches, so not exactly as it would have",
+            where,
+            before,
+            world.size,
+        )
+        self._progress.batches = self._progress.batches * before // world.size
+        if world.rank:
+            state["rng"] = {**rng_state(), "data": state["rng"]["data"]}
+            state["epoch_rng"] = {**rng_state(), "data": state["epoch_rng"]["data"]}
 
     def _load_parts(self, states: Mapping[str, Any], where: str) -> None:
         for name in states.keys() ^ self._parts.keys():

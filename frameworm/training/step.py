@@ -24,8 +24,10 @@ from frameworm.training.means import Means
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.optimization import Optimization
 from frameworm.training.progress import Progress, Requests
+from frameworm.training.strategies import Strategy
 from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, Place
+from frameworm.training.world import ALONE, World, merged
 
 
 class Step:
@@ -47,7 +49,11 @@ class Step:
         requests: Requests,
         new_means: Callable[[], Means],
         times: Times,
+        world: World = ALONE,
+        strategy: Strategy | None = None,
     ) -> None:
+        self._world = world
+        self._strategy = strategy
         self._new_means = new_means
         self._times = times
         self._source = source
@@ -75,6 +81,8 @@ class Step:
             part.means = self._new_means()
         self._left_out = 0
         self._model.train()
+        if self._strategy is not None:
+            self._strategy.begin_epoch()
 
     def end_epoch(self) -> None:
         """Finish an epoch whose batches are all trained."""
@@ -103,6 +111,10 @@ class Step:
                 self._act_on_loss(part, found[part.name]["loss"])
         return joined(found)
 
+    def joined_means(self, world: World) -> dict[str, float]:
+        """Return the epoch's means so far over all processes of `world`, in each of which this is called."""
+        return joined({part.name: merged(world.gathered(part.means.state_dict())) for part in self._optimizations})
+
     @property
     def left_out(self) -> dict[str, float]:
         """How many steps of the epoch were left out, where that can happen, as a metric."""
@@ -123,6 +135,7 @@ class Step:
         parts, timed_parts = self._looked_up(timed=False), self._looked_up(timed=True)
         take_average = self._take_average
         timed_average = self._times.timed("optimizer", take_average)
+        strategy = self._strategy
         in_hand = -1  # which of them was looked up last
         for batch_idx, batch, places, closed in micro_batches:
             timing = not batch_idx % stride
@@ -139,6 +152,8 @@ class Step:
                         part, name, zero_grad, loss_function, means, backward, update = look_up[which]
                     if opens:
                         zero_grad()  # not later: the forward pass takes over the memory, while it is in the caches
+                    if strategy is not None:
+                        strategy.closes(closes)
                     outputs = loss_function(batch)
                     loss = outputs["loss"]
                     means.add(loss, scalars(outputs) if len(outputs) > 1 else {}, size_of(batch))
@@ -212,9 +227,10 @@ class Step:
 
     def _admitted(self, part: Optimization) -> tuple[Tensor | None, bool]:
         """Return the norm of the gradients, where it is known, and whether a step may be taken with them."""
-        if part.spoilt:
-            part.spoilt = False
-            return None, False
+        if self._non_finite.skips:
+            spoilt, part.spoilt = self._world.any(part.spoilt), False
+            if spoilt:
+                return None, False
         norm = part.prepare() if part.prepare is not None else None
         # Where the loss is scaled, gradients that are not finite belong to finding the scale.
         return norm, norm is None or part.scaler is not None or self._non_finite.admits(norm, part.name)
@@ -232,6 +248,8 @@ class Step:
             if opens:
                 part.optimizer.zero_grad()
             if closes and any(parameter.grad is not None for parameter in part.trained()):
+                if self._strategy is not None:
+                    self._strategy.average(part.trained())
                 update(counts)
                 counts = False
         if self._average is not None:

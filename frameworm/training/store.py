@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from frameworm.errors import CheckpointError
-from frameworm.training.manifest import Checkpoint, File, Manifest, list_checkpoints, path_for, write_manifest
+from frameworm.training.manifest import Checkpoint, File, Manifest, list_checkpoints, measure, path_for, write_manifest
 
 log = logging.getLogger("frameworm")
 
@@ -106,9 +106,12 @@ class CheckpointStore:
         existing = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
         return shutil.disk_usage(existing).free
 
-    def write(self, manifest: Manifest, files: Mapping[str, Content]) -> Path:
+    def write(
+        self, manifest: Manifest, files: Mapping[str, Content], others: Callable[[Path], None] | None = None
+    ) -> Path:
         """Write a checkpoint of these `files`, which the `manifest` will list, and return its directory once durable.
 
+        `others` puts further files, or folders of them, into the directory that it is given.
         Raises CheckpointError when the disk does not take it; then the earlier checkpoints are as they were, and
         nothing of this one is left.
         """
@@ -118,9 +121,13 @@ class CheckpointStore:
             self.make_root()
             self._sweep()
             temporary.mkdir()
+            if others is not None:
+                others(temporary)
+            found = [path for path in temporary.rglob("*") if path.is_file()]
+            given = {str(path.relative_to(temporary)): measure(path) for path in found}
             written = {name: _write(temporary / name, content) for name, content in files.items()}
-            write_manifest(temporary, msgspec.structs.replace(manifest, files=written))
-            for path in (*temporary.iterdir(), temporary):
+            write_manifest(temporary, msgspec.structs.replace(manifest, files={**written, **given}))
+            for path in (*temporary.rglob("*"), temporary):
                 _fsync(path)
             temporary.rename(final)
             _fsync(self.root)

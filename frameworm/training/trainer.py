@@ -29,6 +29,7 @@ from frameworm.events import (
     TrainResumed,
 )
 from frameworm.facts import RunView
+from frameworm.training.agreeing import requests_of
 from frameworm.training.asking import caller
 from frameworm.training.configuring import joint_loss, optimizations_for
 from frameworm.training.device import resolve_device
@@ -43,7 +44,7 @@ from frameworm.training.matching import freeze
 from frameworm.training.means import means_on, number
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.precision import Precision
-from frameworm.training.progress import Progress, Request, Requests
+from frameworm.training.progress import Progress, Request
 from frameworm.training.recomputing import checkpoint_activations
 from frameworm.training.run import RunInfo, Status, TrainResult
 from frameworm.training.saving import Saving, Stateful
@@ -51,8 +52,12 @@ from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
 from frameworm.training.step import Step
 from frameworm.training.store import CheckpointStore
+from frameworm.training.strategies import strategy_for
 from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
+from frameworm.training.world import current
+
+_TOGETHER = 60.0  # seconds for which processes wait for each other, when all is done
 
 
 class Trainer:
@@ -91,21 +96,24 @@ class Trainer:
         run: RunInfo | None = None,
         checkpoints: CheckpointStore | None = None,
     ) -> None:
+        self._world = world = current()
         self.options = options = options or TrainerConfig()
         self.bus = bus = bus if bus is not None else EventBus(parent=default_bus)
         self.run = run or RunInfo()
-        self.rank = 0
+        self.rank = world.rank
         self.device = resolve_device(options.device)
         self.model = model.to(self.device)
         freeze(model, options.freeze)
         checkpoint_activations(model, options.checkpoint_activations)
+        self._model_class = type(model).__name__
+        strategy = strategy_for(options.strategy, model, world, self.device, modules=options.shard_modules)
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
         self.error: str | None = None
         self.times = Times()
         """Where the time goes."""
         self._progress = progress = Progress()
-        self._requests = requests = Requests()
+        self._requests = requests = requests_of(world)
         self._signal: signal.Signals | None = None
         self.seq_of: Callable[[Event], int] = lambda _event: 0
         """Says the number of an event's record, while it is published; 0 where it has none."""
@@ -128,6 +136,7 @@ class Trainer:
             options=options,
             precision=precision,
             batches=self._feed.length,
+            strategy=strategy,
         )
         self._loss_function = joint_loss(optimizations)
         average = None if options.ema is None else MovingAverage(model, options.ema)
@@ -150,6 +159,8 @@ class Trainer:
             requests=requests,
             new_means=partial(means_on, self.device, options.log_every, leave_out=non_finite.skips),
             times=self.times,
+            world=world,
+            strategy=strategy,
         )
         self._evaluation = self._evaluation_on(val_data, metrics, precision, average)
         self._feeds = [self._feed] + ([] if self._evaluation is None else [self._evaluation.feed])
@@ -165,6 +176,7 @@ class Trainer:
             parts=parts,
             progress=progress,
             requests=requests,
+            world=world,
         )
         self._loop = Loop(
             self,
@@ -179,6 +191,7 @@ class Trainer:
             options=options,
             accumulate=[part.accumulate for part in optimizations],
             times=self.times,
+            world=world,
         )
 
     def _evaluation_on(
@@ -199,6 +212,7 @@ class Trainer:
                 metrics=metrics,
                 device=self.device,
                 average=average,
+                world=self._world,
             )
         if metrics:
             raise UserError(
@@ -239,7 +253,7 @@ class Trainer:
     @property
     def model_name(self) -> str:
         """The name under which the model was registered, or its class's."""
-        return self.run.model or type(self.model).__name__
+        return self.run.model or self._model_class
 
     @property
     def epoch(self) -> int:
@@ -402,12 +416,19 @@ class Trainer:
                 with deterministic(self.options.deterministic):
                     ended = self._run()
             except BaseException as error:
-                self._end_with(error)
-                raise
+                failed = error if self._world.peers is None else self._world.peers.blamed(error)
+                self._end_with(failed)
+                if failed is error:
+                    raise
+                raise failed from error
+            if ended is not None and ended.verb == "interrupt" and ended.reason in signal.Signals.__members__:
+                self._signal = signal.Signals[ended.reason]  # which another process may have got
             self.status = "finished" if ended is None else "stopped" if ended.verb == "stop" else "interrupted"
             reason = None if ended is None else ended.reason
             self.bus.publish(TrainEnd(self, self.status, reason, None))
             self._drain()
+            if self._world.peers is not None:
+                self._world.peers.farewell(_TOGETHER)
         self._leave_as_signalled()
         return TrainResult(
             self.status, reason, dict(self.metrics), self._progress.completed, self.step, self.run.directory
@@ -437,7 +458,7 @@ class Trainer:
         """Tell of the error that ended the run; what listeners raise on hearing of it becomes a note on it."""
         text = f"{type(error).__name__}: {error}"
         try:
-            self._saving.settle()
+            self._saving.settle(together=False)
         except BaseException as trouble:
             error.add_note(f"and the checkpoint before was not written: {trouble}")
         if isinstance(error, Exception):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from torch import Tensor, nn
 
 from frameworm.errors import CheckpointError
-from frameworm.training.checkpoint import WEIGHTS, read_weights
+from frameworm.training.checkpoint import read_weights, weights_at
 from frameworm.training.manifest import MANIFEST, find_checkpoint, verify
 
 _SHOWN = 3  # names of each kind
@@ -50,12 +50,11 @@ def warm_start(model: nn.Module, path: Path) -> WarmStart:
     Raises CheckpointError when there is none, when it is damaged, and when nothing in it fits.
     """
     if path.suffix == ".safetensors" and path.is_file() and not (path.parent / MANIFEST).exists():
-        file = path
+        stored = read_weights(path)
     else:
         directory = find_checkpoint(path)
         verify(directory)
-        file = directory / WEIGHTS
-    stored = read_weights(file)
+        stored = weights_at(directory)
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     fits = [name for name in own if name in stored and stored[name].shape == own[name].shape]
     if not fits:

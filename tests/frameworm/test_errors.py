@@ -18,6 +18,7 @@ from frameworm.errors import (
     ModelContractError,
     NonFiniteError,
     PermanentError,
+    RankError,
     RetryLater,
     RunBusyError,
     RunError,
@@ -35,6 +36,7 @@ EXAMPLES: tuple[FramewormError, ...] = (
     CorruptCheckpointError("runs/a/checkpoints/3", "model.safetensors", expected="sha256 00", got="sha256 11"),
     ModelContractError("m", "compute_loss returned no dict", expected="{'loss': tensor}", got="a tensor"),
     NonFiniteError(float("inf"), epoch=2, step=40),
+    RankError(1, "ValueError: no"),
     PermanentError("no such metric", got="x"),
     RetryLater(30.0),
 )
@@ -86,7 +88,7 @@ def test_errors_survive_pickling(error: FramewormError) -> None:
 def test_exit_codes() -> None:
     """Wrong input exits 2, everything else of ours 1."""
     codes = {cls.__name__: cls.exit_code for cls in _subclasses(FramewormError)}
-    trouble = {"FramewormError", "ModelContractError", "NonFiniteError", "HookError"}
+    trouble = {"FramewormError", "ModelContractError", "NonFiniteError", "HookError", "RankError"}
     trouble |= {"DeliveryError", "PermanentError", "RetryLater"}
     assert {name for name, code in codes.items() if code == 1} == trouble
     assert set(codes.values()) == {1, 2}

@@ -51,9 +51,9 @@ def test_the_files_are_the_same(tmp_path: Path) -> None:
     about: dict[str, Any] = {"run": "r", "model_name": "m", "epoch": 0, "step": 7, "metrics": {}, "reason": "test"}
     here = checkpoint.save(CheckpointStore(tmp_path / "here", monitor=None), model=model, state=state, **about)
     background = Writer(a_store(tmp_path / "there"))
-    there = background.write(manifest_of(**about), packed(model, state)).result()
+    there = background.write(manifest_of(**about), packed(model, state)[0]).result()
     background.close()
-    for file in packed(model, state):
+    for file in packed(model, state)[0]:
         assert (here / file).read_bytes() == (there / file).read_bytes(), file
     loaded = load(there, model)
     assert loaded["a"][0] is loaded["a"][1]
@@ -153,7 +153,7 @@ store = CheckpointStore(Path(sys.argv[1]), monitor=None, background=True)
 writer = Writer(store)
 for step in (1, 2):
     about = dict(run="r", model_name="m", epoch=0, step=step, metrics={}, reason="test")
-    writing = writer.write(manifest_of(**about), packed(nn.Linear(2000, 2000), {}))
+    writing = writer.write(manifest_of(**about), packed(nn.Linear(2000, 2000), {})[0])
     if step == 1:
         writing.result()
 while not list(store.root.glob(".tmp-*")) and len(store.list()) < 2:

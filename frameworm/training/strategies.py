@@ -1,0 +1,171 @@
+"""How a model is spread over the processes that train it: replicated (DDP) or sharded (FSDP2), as torch does it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+
+from frameworm.training.matching import matching
+from frameworm.training.world import World
+
+Function = Callable[..., Any]
+
+
+class Strategy(Protocol):
+    """What a model's loss has to go through, for the gradients to be those of all processes' batches."""
+
+    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
+        """Return `function`, which computes a loss, such that `backward` averages the gradients of `parameters`."""
+
+    def begin_epoch(self) -> None:
+        """Take in what has been frozen or thawed meanwhile."""
+
+    def closes(self, closes: bool) -> None:  # noqa: FBT001  it is called in each step
+        """Say whether the batch that follows is the last one before a step."""
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients that have been kept back, since the last batch before a step was left out."""
+
+
+class Replicated:
+    """Each process has the whole model; gradients are averaged while `backward` computes them (DDP).
+
+    Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training, VLDB 2020.
+    """
+
+    def __init__(self, model: nn.Module, world: World, device: torch.device) -> None:
+        self._model = model
+        self._world = world
+        self._device = device
+        self._replicas: list[_Replica] = []
+        for tensor in (*model.parameters(), *model.buffers()):  # all begin alike
+            dist.broadcast(tensor.detach(), src=0)
+
+    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
+        """Return `function` in a DDP of its own: of several optimizers each has its own gradients."""
+        buffers = [] if self._replicas else list(self._model.buffers())
+        replica = _Replica(function, parameters, buffers, self._device)
+        self._replicas.append(replica)
+        return replica
+
+    def begin_epoch(self) -> None:
+        """Take in what has been frozen or thawed meanwhile: what DDP does not know, it does not average."""
+        for replica in self._replicas:
+            replica.renew()
+
+    def closes(self, closes: bool) -> None:  # noqa: FBT001  see above
+        """Keep gradients back until the last batch before a step."""
+        for replica in self._replicas:
+            replica.ddp.require_backward_grad_sync = closes
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients that have been kept back."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self._world.size
+
+
+class _Replica:
+    """A loss function within a DDP; without gradients it goes by itself, and nobody waits for anybody."""
+
+    def __init__(
+        self,
+        function: Function,
+        parameters: Callable[[], Iterable[nn.Parameter]],
+        buffers: Sequence[Tensor],
+        device: torch.device,
+    ) -> None:
+        self._function = function
+        self._parameters = parameters
+        self._buffers = buffers
+        self._device = device
+        self._trained: list[nn.Parameter] = []
+        self.ddp: Any = None
+        self.__wrapped__ = function  # for its signature
+
+    def renew(self) -> None:
+        """Make the DDP, if other parameters are trained than those it was made for."""
+        trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
+        if list(map(id, trained)) != list(map(id, self._trained)):
+            self._trained = trained
+            loss = _Loss(self._function, trained, self._buffers)
+            cuda = self._device.type == "cuda"
+            self.ddp = DistributedDataParallel(loss, device_ids=[self._device] if cuda else None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            if self.ddp is None:
+                self.renew()
+            return self.ddp(*args, **kwargs)
+        return self._function(*args, **kwargs)
+
+
+class _Loss(nn.Module):
+    """A function as a module, with the parameters whose gradients are averaged and the buffers that rank zero says."""
+
+    def __init__(self, function: Function, parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._function = function
+        for index, parameter in enumerate(parameters):
+            self.register_parameter(f"parameter_{index}", parameter)
+        for index, buffer in enumerate(buffers):
+            self.register_buffer(f"buffer_{index}", buffer)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
+class Sharded:
+    """Each process keeps a part of each weight, its gradient and the optimizer's state (FSDP2).
+
+    The modules whose names match the patterns `modules` are gathered one by one when they compute, the rest at once.
+    Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, VLDB 2023.
+    """
+
+    def __init__(self, model: nn.Module, world: World, device: torch.device, modules: Iterable[str]) -> None:
+        mesh = init_device_mesh(device.type, (world.size,))
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+        named = {name: module for name, module in model.named_modules() if name}
+        for name in reversed(matching(modules, list(named), what="module", where="trainer.shard_modules")):
+            fully_shard(named[name], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("compute_loss", "sample"):
+            if hasattr(model, method):
+                signature = inspect.signature(getattr(type(model), method))
+                register_fsdp_forward_method(model, method)
+                getattr(model, method).__func__.__signature__ = signature  # by which it is known what it takes
+
+    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:  # noqa: ARG002
+        """Return `function`: the model's own hooks do it."""
+        return function
+
+    def begin_epoch(self) -> None:
+        """Do nothing."""
+
+    def closes(self, closes: bool) -> None:  # noqa: FBT001  see above
+        """Do nothing: gradients that are kept back would be kept whole."""
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Do nothing: none are kept back."""
+
+
+def strategy_for(
+    name: Literal["ddp", "fsdp"], model: nn.Module, world: World, device: torch.device, *, modules: Sequence[str] = ()
+) -> Strategy | None:
+    """Spread `model` over the world's processes, and return how it is done; None for a process that is alone.
+
+    Raises UserError for a pattern of `modules` that matches none.
+    """
+    if world.size == 1:
+        return None
+    return Sharded(model, world, device, modules) if name == "fsdp" else Replicated(model, world, device)

@@ -1,0 +1,148 @@
+"""Trouble for one of several processes that train together, and how they are started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from frameworm.models.mlp import MLP
+from frameworm.plugins.hooks import CallbackHook
+
+ROOT = Path(__file__).parents[2]
+AT = 30
+"""The step at which there is trouble."""
+
+CONFIG = """
+run: {name: ranks, dir: runs, seed: 3}
+model: {name: "tests.faults.ranks:Faulty"}
+data: {name: digits, batch_size: 32}
+optimizer: {name: adamw, lr: 1.0e-3}
+trainer: {epochs: 4000, device: cpu, log_every: 10, validate_every: 5}
+checkpoint: {every_epochs: 2}
+metrics: [accuracy]
+callbacks:
+  - tests.faults.ranks:Trouble: {what: "WHAT", rank: 1, ranks: all}
+"""
+"""Write `WHAT` for what happens to rank 1."""
+
+
+class Faulty(MLP):
+    """A model whose loss cannot be had in a process where somebody says so."""
+
+    faulty = False
+
+    def compute_loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what the model does, if it can."""
+        if self.faulty:
+            raise ArithmeticError("this batch is too much")
+        return super().compute_loss(x, y)
+
+
+class Trouble(CallbackHook):
+    """Does `what`, in the process of `rank`, at one step; says on the standard output who is who."""
+
+    def __init__(self, what: str, rank: int) -> None:
+        self.what = what
+        self.rank = rank
+
+    def on_train_begin(self, trainer: Any) -> None:
+        """Say it."""
+        os.write(1, f"rank {trainer.rank} is {os.getpid()}\n".encode())
+
+    def on_optimizer_stepped(self, trainer: Any) -> None:
+        """Do it."""
+        if trainer.step == AT:
+            os.write(1, f"rank {trainer.rank} is there\n".encode())
+        if trainer.step != AT or trainer.rank != self.rank:
+            return
+        if self.what == "stop":
+            trainer.stop("enough")
+        elif self.what == "skip":
+            trainer.skip_batch("no good")
+        elif self.what == "hook":
+            raise LookupError("the hook does not know")
+        elif self.what == "loss":
+            trainer.model.faulty = True
+        elif self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.what == "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Launched:
+    """`torchrun` at work, and what its processes have said on their standard output."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pids: dict[int, int] = {}
+
+    def until_all_are_there(self, ranks: int = 2) -> None:
+        """Read on until all processes are at the step `AT`."""
+        there = 0
+        assert self.process.stdout is not None
+        while there < ranks:
+            line = self.process.stdout.readline()
+            assert line, self.end()[1]
+            words = line.split()
+            if line.startswith("rank ") and words[2] == "is" and words[3].isdigit():
+                self.pids[int(words[1])] = int(words[3])
+            there += line.endswith("is there\n")
+
+    def end(self, seconds: float = 60) -> tuple[int, str]:
+        """Wait for the end; return the exit code and the errors."""
+        _, errors = self.process.communicate(timeout=seconds)
+        return self.process.returncode, errors
+
+
+def torchrun(*options: str) -> list[str]:
+    """Return the command, with the options, for two processes on this machine unless they say something else."""
+    words = list(options) or ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    return [sys.executable, "-m", "torch.distributed.run", "--local-addr", "127.0.0.1", *words]
+
+
+@contextmanager
+def launched(folder: Path, arguments: Sequence[str], *, options: Sequence[str] = ()) -> Iterator[Launched]:
+    """Start `python -m ARGUMENTS` by torchrun in a folder; whatever is left at the end is killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*torchrun(*options), "-m", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    one = Launched(process)
+    try:
+        yield one
+    finally:
+        for pid in one.pids.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def trained(folder: Path, *overrides: str, config: str = CONFIG, ranks: int = 2, resume: str = "") -> Path:
+    """Train what the config says, the trouble aside, and return the run's directory."""
+    file = folder / "config.yaml"
+    file.write_text(config, "utf-8")
+    before = set((folder / "runs").iterdir()) if (folder / "runs").exists() else set()
+    words = ["frameworm", "train", "--config", str(file), *(word for text in overrides for word in ("--set", text))]
+    options = ["--nproc-per-node", str(ranks), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    words += ["--resume", resume] if resume else []
+    with launched(folder, words, options=options) as one:
+        code, errors = one.end()
+    assert code == 0, errors
+    found = set((folder / "runs").iterdir()) - before
+    return found.pop() if found else max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)

@@ -1,0 +1,118 @@
+"""Of two processes that train together one has trouble: both end, alike, and the run's record says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frameworm.delivery.journal import journal_path
+from frameworm.training.manifest import list_checkpoints, verify
+from tests.faults.ranks import CONFIG, launched
+from tests.faults.support import LONG
+
+SECONDS = 30
+"""Within which all have ended when one has."""
+
+
+def ending(run: Path, rank: int = 0) -> dict[str, Any]:
+    """Return the last record that a run ended, in the account of one rank."""
+    lines = [json.loads(line) for line in journal_path(run, rank).read_text("utf-8").splitlines()]
+    (end,) = [line for line in lines if line["event"] == "train_end"]
+    return dict(end)
+
+
+def checkpoints_are_whole(run: Path) -> int:
+    """Return at which step the last one was; each is as it was written, and no other is left over."""
+    found = list_checkpoints(run / "checkpoints")
+    for checkpoint in found:
+        verify(checkpoint.path)
+    assert len(found) == len(list((run / "checkpoints").iterdir()))
+    return found[-1].manifest.step if found else 0
+
+
+def rehearse(folder: Path, what: str, *words: str, number: signal.Signals | None = None) -> tuple[int, str, Path]:
+    """Train with this trouble; return the exit code, the errors and the run, once all processes are gone."""
+    (folder / "config.yaml").write_text(CONFIG.replace("WHAT", what), "utf-8")
+    with launched(folder, ["frameworm", "train", "--config", "config.yaml", *words]) as one:
+        one.until_all_are_there()
+        if number is not None:
+            os.kill(one.pids[1], number)
+        code, errors = one.end(SECONDS)
+        since = time.monotonic()
+        while any(Path(f"/proc/{pid}").exists() for pid in one.pids.values()):
+            assert time.monotonic() - since < SECONDS, "one of them lives on"
+            time.sleep(0.05)
+    (run,) = (folder / "runs").iterdir()
+    return code, errors, run
+
+
+@LONG
+def test_a_stop_on_one_rank(tmp_path: Path) -> None:
+    """Both stop behind the same step, and exit with 0."""
+    code, errors, run = rehearse(tmp_path, "stop")
+    assert code == 0, errors
+    ends = [ending(run, rank) for rank in (0, 1)]
+    assert [(end["status"], end["reason"]) for end in ends] == [("stopped", "enough")] * 2
+    assert ends[0]["step"] == ends[1]["step"] == checkpoints_are_whole(run)
+
+
+@LONG
+@pytest.mark.parametrize(
+    ("what", "words", "cause"), [("loss", (), "ArithmeticError"), ("hook", ("--strict",), "LookupError")]
+)
+def test_an_error_on_one_rank(tmp_path: Path, what: str, words: tuple[str, ...], cause: str) -> None:
+    """Both fail, for the same reason, which is told once with its traceback."""
+    code, errors, run = rehearse(tmp_path, what, *words)
+    assert code == 1, errors
+    ends = [ending(run, rank) for rank in (0, 1)]
+    assert [end["status"] for end in ends] == ["failed"] * 2
+    assert cause in ends[1]["error"]
+    assert ends[0]["error"].startswith("RankError: rank 1 failed: ")
+    assert cause in ends[0]["error"]
+    assert "rank 1 failed" in errors
+    checkpoints_are_whole(run)
+
+
+@LONG
+def test_sigterm_to_one_rank(tmp_path: Path) -> None:
+    """Both finish the same step, save it, and exit as one that was terminated does."""
+    code, errors, run = rehearse(tmp_path, "nothing", number=signal.SIGTERM)
+    assert code == 1, errors  # torchrun's own
+    assert errors.count("exitcode  : 143") == 2, errors
+    ends = [ending(run, rank) for rank in (0, 1)]
+    assert [(end["status"], end["reason"]) for end in ends] == [("interrupted", "SIGTERM")] * 2
+    assert ends[0]["step"] == ends[1]["step"] == checkpoints_are_whole(run)
+
+
+@LONG
+def test_a_killed_rank(tmp_path: Path) -> None:
+    """The other one fails, and says who is gone; what was saved is whole."""
+    code, errors, run = rehearse(tmp_path, "nothing", number=signal.SIGKILL)
+    assert code == 1, errors
+    assert ending(run)["status"] == "failed"
+    assert "rank 1" in ending(run)["error"]
+    checkpoints_are_whole(run)
+
+
+@LONG
+def test_a_skipped_batch(tmp_path: Path) -> None:
+    """What one rank asks for is left out by both, at the same place, and training goes on."""
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG.replace("WHAT", "skip").replace("epochs: 4000", "epochs: 3"), "utf-8")
+    with launched(tmp_path, ["frameworm", "train", "--config", "config.yaml"]) as one:
+        code, errors = one.end(SECONDS)
+    assert code == 0, errors
+    (run,) = (tmp_path / "runs").iterdir()
+    skipped = []
+    for rank in (0, 1):
+        lines = [json.loads(line) for line in journal_path(run, rank).read_text("utf-8").splitlines()]
+        (line,) = [line for line in lines if line["event"] == "batch_skipped"]
+        skipped.append((line["epoch"], line["step"], line["batch_idx"], line["reason"]))
+        assert ending(run, rank)["status"] == "finished"
+    assert skipped[0] == skipped[1]
