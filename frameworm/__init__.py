@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from frameworm.trained import evaluate, load_model
     from frameworm.training.run import RunInfo, TrainResult
     from frameworm.training.trainer import Trainer
+    from frameworm.training.world import joined
 
 _HOMES = {
     "CallbackHook": "frameworm.plugins.hooks",
@@ -36,6 +37,7 @@ _HOMES = {
     "TrainerConfig": "frameworm.config",
     "UserError": "frameworm.errors",
     "evaluate": "frameworm.trained",
+    "joined": "frameworm.training.world",
     "load_model": "frameworm.trained",
     "predict": "frameworm.predicting",
     "session": "frameworm.app",
@@ -54,6 +56,7 @@ __all__ = [
     "TrainerConfig",
     "UserError",
     "evaluate",
+    "joined",
     "load_model",
     "predict",
     "session",

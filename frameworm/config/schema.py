@@ -82,8 +82,9 @@ class TrainerConfig(Struct, frozen=True):
     Units: `max_steps`, `log_every` and `validate_every_steps` are optimizer steps, `validate_every` epochs, `max_time`
     and `drain_timeout` seconds, `accumulate`, `sanity_batches` and those that end in `_batches` batches. `ema` is the
     decay of the weights' moving average. `freeze` and `checkpoint_activations` are patterns of the names of parameters
-    and modules. `strategy` is how several processes train together; of `fsdp`, `shard_modules` are patterns of the
-    modules that are gathered one by one. `drain_timeout` is for how long listeners that are behind are waited for when
+    and modules. `strategy` is how several processes train together: with `ddp`, `find_unused_parameters` allows
+    parameters that a loss does not depend on; with `fsdp`, `shard_modules` are patterns of the modules that are
+    gathered one by one. `drain_timeout` is for how long listeners that are behind are waited for when
     training has ended.
     """
 
@@ -112,6 +113,7 @@ class TrainerConfig(Struct, frozen=True):
     check_gradients: bool = False
     deterministic: bool = False
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    find_unused_parameters: bool = False
     shard_modules: tuple[Name, ...] = ()
     drain_timeout: Annotated[float, Meta(ge=0)] | Literal["forever"] = 30.0
 

@@ -18,8 +18,10 @@ from frameworm.errors import DataError
 from frameworm.training.device import move
 from frameworm.training.replaying import Replay, can_replay
 from frameworm.training.seeding import isolated_rng
+from frameworm.training.sharing import agreed_length, while_all_have
 from frameworm.training.times import Times
 from frameworm.training.workers import shelter_of, signals_held
+from frameworm.training.world import ALONE, World
 
 log = logging.getLogger("frameworm")
 
@@ -31,9 +33,10 @@ class Feed:
     begins half-way loads nothing of what it skips, if that takes `skip_batches` or the data are a plain `DataLoader`
     over map-style data.
 
-    An epoch has at most `limit` batches. That they are brought onto the device is timed in `times`.
+    An epoch has at most `limit` batches. That they are brought onto the device is timed in `times`. Of the processes of
+    a `world` all have as many batches; where that is not known before, the first one that has no more ends the epoch.
 
-    Raises `DataError` for what cannot give the batches of so many `epochs`.
+    Raises `DataError` for what cannot give the batches of so many `epochs`, and if processes have different numbers.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Feed:
         epochs: int = 1,
         limit: int | None = None,
         times: Times | None = None,
+        world: World = ALONE,
     ) -> None:
         _require_batches(data, epochs)
         self._replay = Replay(data) if can_replay(data) else None
@@ -55,7 +59,8 @@ class Feed:
         parts = (data, getattr(data, "batch_sampler", None), getattr(data, "sampler", None))
         setters = (getattr(part, "set_epoch", None) for part in parts)
         self._set_epoch: Callable[..., Any] | None = next((setter for setter in setters if setter), None)
-        length = _length(data)
+        self._world = world
+        length = agreed_length(_length(data), world)
         self.length = length if length is None or limit is None else min(length, limit)
         """How many batches an epoch has; None where the data cannot tell for sure."""
         self.counted: int | None = getattr(data, "counted", None)
@@ -98,6 +103,8 @@ class Feed:
         """Bring each batch onto the device; on the CPU, where they are made, there is nothing to do."""
         if self._limit is not None:
             batches = islice(batches, max(0, self._limit - skip))
+        if self.length is None and self._world.size > 1:
+            batches = while_all_have(batches, self._world)
         if self._device.type == "cpu":
             return batches
         return map(self._times.timed("transfer", partial(move, device=self._device)), batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
+from frameworm.config import TrainerConfig
+from frameworm.errors import UserError
 from frameworm.training.matching import matching
 from frameworm.training.world import World
 
@@ -41,7 +43,8 @@ class Replicated:
     Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training, VLDB 2020.
     """
 
-    def __init__(self, model: nn.Module, world: World, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, world: World, device: torch.device, *, find_unused: bool = False) -> None:
+        self._find_unused = find_unused
         self._model = model
         self._world = world
         self._device = device
@@ -52,9 +55,13 @@ class Replicated:
     def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
         """Return `function` in a DDP of its own: of several optimizers each has its own gradients."""
         buffers = [] if self._replicas else list(self._model.buffers())
-        replica = _Replica(function, parameters, buffers, self._device)
+        replica = _Replica(function, parameters, buffers, self._made)
         self._replicas.append(replica)
         return replica
+
+    def _made(self, loss: nn.Module) -> DistributedDataParallel:
+        devices = [self._device] if self._device.type == "cuda" else None
+        return DistributedDataParallel(loss, device_ids=devices, find_unused_parameters=self._find_unused)
 
     def begin_epoch(self) -> None:
         """Take in what has been frozen or thawed meanwhile: what DDP does not know, it does not average."""
@@ -82,12 +89,12 @@ class _Replica:
         function: Function,
         parameters: Callable[[], Iterable[nn.Parameter]],
         buffers: Sequence[Tensor],
-        device: torch.device,
+        make: Callable[[nn.Module], DistributedDataParallel],
     ) -> None:
         self._function = function
         self._parameters = parameters
         self._buffers = buffers
-        self._device = device
+        self._make = make
         self._trained: list[nn.Parameter] = []
         self.ddp: Any = None
         self.__wrapped__ = function  # for its signature
@@ -97,9 +104,7 @@ class _Replica:
         trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
         if list(map(id, trained)) != list(map(id, self._trained)):
             self._trained = trained
-            loss = _Loss(self._function, trained, self._buffers)
-            cuda = self._device.type == "cuda"
-            self.ddp = DistributedDataParallel(loss, device_ids=[self._device] if cuda else None)
+            self.ddp = self._make(_Loss(self._function, trained, self._buffers))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
@@ -159,13 +164,20 @@ class Sharded:
         """Do nothing: none are kept back."""
 
 
-def strategy_for(
-    name: Literal["ddp", "fsdp"], model: nn.Module, world: World, device: torch.device, *, modules: Sequence[str] = ()
-) -> Strategy | None:
+def strategy_for(options: TrainerConfig, model: nn.Module, world: World, device: torch.device) -> Strategy | None:
     """Spread `model` over the world's processes, and return how it is done; None for a process that is alone.
 
-    Raises UserError for a pattern of `modules` that matches none.
+    Raises UserError for a pattern that matches no module, and for what does not go together.
     """
     if world.size == 1:
         return None
-    return Sharded(model, world, device, modules) if name == "fsdp" else Replicated(model, world, device)
+    if options.strategy == "ddp":
+        return Replicated(model, world, device, find_unused=options.find_unused_parameters)
+    if options.precision == "fp16":
+        raise UserError(
+            "a sharded model does not train in fp16: each process would scale its part of the gradients by itself",
+            where="trainer.precision",
+            expected="bf16 or fp32, or trainer.strategy ddp",
+            got="fp16",
+        )
+    return Sharded(model, world, device, options.shard_modules)

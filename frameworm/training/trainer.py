@@ -50,12 +50,13 @@ from frameworm.training.run import RunInfo, Status, TrainResult
 from frameworm.training.saving import Saving, Stateful
 from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
+from frameworm.training.sharing import require_own_part
 from frameworm.training.step import Step
 from frameworm.training.store import CheckpointStore
 from frameworm.training.strategies import strategy_for
 from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
-from frameworm.training.world import current
+from frameworm.training.world import current, is_launched
 
 _TOGETHER = 60.0  # seconds for which processes wait for each other, when all is done
 
@@ -97,6 +98,13 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
     ) -> None:
         self._world = world = current()
+        if world.size == 1 and is_launched():
+            raise UserError(
+                "this is one of several processes, and would train alone",
+                expected="that the processes have joined before there is a trainer",
+                got="a launcher's RANK and WORLD_SIZE in the environment",
+                hint="with frameworm.joined(): ...",
+            )
         self.options = options = options or TrainerConfig()
         self.bus = bus = bus if bus is not None else EventBus(parent=default_bus)
         self.run = run or RunInfo()
@@ -106,7 +114,7 @@ class Trainer:
         freeze(model, options.freeze)
         checkpoint_activations(model, options.checkpoint_activations)
         self._model_class = type(model).__name__
-        strategy = strategy_for(options.strategy, model, world, self.device, modules=options.shard_modules)
+        strategy = strategy_for(options, model, world, self.device)
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
         self.error: str | None = None
@@ -120,11 +128,17 @@ class Trainer:
         self.drains: list[Drain] = [self.bus.drain]
         """What is waited for when training has ended."""
         self._resumed: tuple[str, dict[str, Any]] | None = None
+        require_own_part(train_data, world)
         if options.overfit_batches is not None:
             train_data = first_batches(train_data, options.overfit_batches)
             val_data = train_data if val_data is not None else None
         self._feed = Feed(
-            train_data, self.device, epochs=self.epochs, limit=options.limit_train_batches, times=self.times
+            train_data,
+            self.device,
+            epochs=self.epochs,
+            limit=options.limit_train_batches,
+            times=self.times,
+            world=world,
         )
         precision = Precision(options.precision, self.device)
         self._optimizations = optimizations = optimizations_for(
@@ -208,7 +222,9 @@ class Trainer:
                 model=self.model,
                 loss_function=self._loss_function,
                 predict=precision.wrap(self.model),
-                feed=Feed(data, self.device, epochs=self.epochs, limit=self.options.limit_val_batches),
+                feed=Feed(
+                    data, self.device, epochs=self.epochs, limit=self.options.limit_val_batches, world=self._world
+                ),
                 metrics=metrics,
                 device=self.device,
                 average=average,

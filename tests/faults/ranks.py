@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
 
 from frameworm.models.mlp import MLP
 from frameworm.plugins.hooks import CallbackHook
+from frameworm.training.shards import is_sharded
 
 ROOT = Path(__file__).parents[2]
 AT = 30
@@ -46,6 +50,28 @@ class Faulty(MLP):
         return super().compute_loss(x, y)
 
 
+class Pair(nn.Module):
+    """Reads digits, and judges what it has read: two losses, whose graphs go through both."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ARG002  there is nothing to choose
+        super().__init__()
+        self.reader = nn.Linear(64, 10)
+        self.judge = nn.Linear(10, 1)
+
+    def configure_optimizers(self) -> dict[str, nn.Module]:
+        """The judge first."""
+        return {"judge": self.judge, "reader": self.reader}
+
+    def compute_loss(self, x: Tensor, y: Tensor | None = None, *, optimizer: str) -> dict[str, Tensor]:
+        """Return the loss of one of them."""
+        assert y is not None
+        read = self.reader(x.flatten(1))
+        judged = self.judge(read)[:, 0]
+        if optimizer == "judge":
+            return {"loss": functional.mse_loss(judged, y / 9)}
+        return {"loss": functional.cross_entropy(read, y) + 0.1 * judged.square().mean()}
+
+
 class Trouble(CallbackHook):
     """Does `what`, in the process of `rank`, at one step; says on the standard output who is who."""
 
@@ -56,6 +82,11 @@ class Trouble(CallbackHook):
     def on_train_begin(self, trainer: Any) -> None:
         """Say it."""
         os.write(1, f"rank {trainer.rank} is {os.getpid()}\n".encode())
+
+    def on_train_end(self, trainer: Any) -> None:
+        """Leave behind what it has come to."""
+        if not any(is_sharded(weight) for weight in trainer.model.parameters()):
+            save_file(trainer.model.state_dict(), trainer.run_dir / f"weights.r{trainer.rank}.safetensors")
 
     def on_optimizer_stepped(self, trainer: Any) -> None:
         """Do it."""
@@ -102,6 +133,13 @@ class Launched:
         return self.process.returncode, errors
 
 
+def a_free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def torchrun(*options: str) -> list[str]:
     """Return the command, with the options, for two processes on this machine unless they say something else."""
     words = list(options) or ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
@@ -135,6 +173,7 @@ def launched(folder: Path, arguments: Sequence[str], *, options: Sequence[str] =
 
 def trained(folder: Path, *overrides: str, config: str = CONFIG, ranks: int = 2, resume: str = "") -> Path:
     """Train what the config says, the trouble aside, and return the run's directory."""
+    folder.mkdir(exist_ok=True)
     file = folder / "config.yaml"
     file.write_text(config, "utf-8")
     before = set((folder / "runs").iterdir()) if (folder / "runs").exists() else set()

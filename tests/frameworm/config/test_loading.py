@@ -275,7 +275,7 @@ def test_unknown_keys_offer_the_nearest() -> None:
             "one of epochs, max_steps, max_time, device, precision, accumulate, clip_norm, clip_value, ema, compile, "
             "checkpoint_activations, freeze, log_every, validate_every, validate_every_steps, sanity_batches, "
             "limit_train_batches, limit_val_batches, overfit_batches, non_finite, check_gradients, deterministic, "
-            "strategy, shard_modules, drain_timeout"
+            "strategy, find_unused_parameters, shard_modules, drain_timeout"
         ),
         "hint": "epochs",
     }
