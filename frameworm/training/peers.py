@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -55,6 +55,8 @@ class Peers:
         self._meeting: int | None = None  # the moment of the next meeting, when it is known
         self._over = threading.Event()
         self._ending = threading.Event()
+        self.has_ended = False
+        """Whether a training has ended, as agreed."""
         self.failure: RankError | None = None
         """What has ended another process, and so ends this one."""
         self.next_moment: Callable[[], int] = lambda: 0
@@ -102,18 +104,19 @@ class Peers:
 
         Nothing can be done together afterwards.
         """
-        failed = self._cause_of(error) or self._tell(f"{type(error).__name__}: {error}".partition("\n")[0])
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        failed = self._cause_of(error) or self._tell(text)
         self._ending.set()
         self._abort()
-        return failed or error
+        return error if failed is None or failed.error == text else failed
 
     def _tell(self, error: str) -> RankError | None:
-        """Tell the others that this process has failed; return what failed before it, if anything else did."""
+        """Tell the others that this process has failed; return what failed before it, if anything did."""
         try:
             rank, first = json.loads(self._store.compare_set(_FAILURE, "", json.dumps([self.rank, error])))
         except (RuntimeError, ValueError):  # the store is gone, with the process that had it
             return None
-        return None if rank == self.rank or first == error else RankError(rank, first)
+        return None if rank == self.rank else RankError(rank, first)
 
     def _cause_of(self, error: BaseException) -> RankError | None:
         """Return what another process has done that explains `error`, if it is one of talking to it."""
@@ -127,16 +130,25 @@ class Peers:
 
     # The end
 
-    def farewell(self, patience: float) -> None:
-        """Wait for as many seconds until all processes are here; a launcher ends all when the first one leaves."""
+    def begin(self) -> None:
+        """Take up a training, after another perhaps, in which the others are missed when they are gone."""
+        self.has_ended = False
+        self._ending.clear()
+
+    def end(self) -> None:
+        """Say that a training has ended as agreed: what a process has left to do is its own affair."""
+        self.has_ended = True
         self._ending.set()
-        try:
+
+    def farewell(self) -> None:
+        """Wait until all others are here, or dead; a launcher may end all when the first one leaves."""
+        self._ending.set()
+        with suppress(RuntimeError):  # the store goes with the process that has it
             self._store.set(f"gone/{self.rank}", b"")
-            until = time.monotonic() + patience
-            while not self._store.check([f"gone/{rank}" for rank in self._owners]) and time.monotonic() < until:
+            while any(
+                owner.alive() and not self._store.check([f"gone/{rank}"]) for rank, owner in self._owners.items()
+            ):
                 time.sleep(_SOON)
-        except RuntimeError:  # the store went with the process that had it
-            log.debug("not all processes came to the end together")
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -174,7 +186,7 @@ class Peers:
             found = RankError(rank, error) if rank != self.rank else None
         elif not self._ending.is_set():
             gone = [rank for rank, owner in self._owners.items() if not owner.alive()]
-            if gone and not store.check([f"gone/{gone[0]}"]):
+            if gone:
                 text = "its process is gone without a word: killed, or out of memory"
                 rank, error = json.loads(store.compare_set(_FAILURE, "", json.dumps([gone[0], text])))
                 found = RankError(rank, error)

@@ -58,8 +58,6 @@ from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
 from frameworm.training.world import current, is_launched
 
-_TOGETHER = 60.0  # seconds for which processes wait for each other, when all is done
-
 
 class Trainer:
     """Trains `model` on batches and publishes every event of it on `bus`.
@@ -424,6 +422,8 @@ class Trainer:
         self.status, self.error, self._signal = "running", None, None
         with ExitStack() as stack:
             stack.callback(self._saving.close)
+            if self._world.peers is not None:
+                self._world.peers.begin()
             stack.enter_context(hearing_of_listeners(self, self.bus, self._requests))
             stack.enter_context(interrupts(self._interrupt))
             for feed in self._feeds:
@@ -441,10 +441,10 @@ class Trainer:
                 self._signal = signal.Signals[ended.reason]  # which another process may have got
             self.status = "finished" if ended is None else "stopped" if ended.verb == "stop" else "interrupted"
             reason = None if ended is None else ended.reason
+            if self._world.peers is not None:
+                self._world.peers.end()
             self.bus.publish(TrainEnd(self, self.status, reason, None))
             self._drain()
-            if self._world.peers is not None:
-                self._world.peers.farewell(_TOGETHER)
         self._leave_as_signalled()
         return TrainResult(
             self.status, reason, dict(self.metrics), self._progress.completed, self.step, self.run.directory

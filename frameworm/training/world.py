@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from bus.lock import Owner
 from frameworm.errors import RankError, UserError
+from frameworm.training.connections import break_off, open_connections
 from frameworm.training.peers import Peers, Transport
 
 T = TypeVar("T")
@@ -124,23 +126,28 @@ def joined() -> Iterator[World]:
         return
     cuda = _device_of_local_rank()
     made = not dist.is_initialized()
+    store = int(os.environ["MASTER_PORT"])
+    before = open_connections(without=store)
     if made:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     control = dist.new_group(backend="gloo")
     owners: list[Any] = [None] * size
     dist.all_gather_object(owners, Owner.current(), group=control)
-    peers = Peers(rank, owners, _transport(), abort=_abort)
+    ours = open_connections(without=store).items() - before.items()
+    peers = Peers(rank, owners, _transport(), abort=partial(_abort, dict(ours)))
     _current = World(rank, size, control=control, peers=peers)
     try:
         with peers.listening():
             try:
                 yield _current
             except BaseException as error:
-                failed = peers.blamed(error)
-                if failed is error:
-                    raise
-                raise failed from error
+                failed = error if peers.has_ended else peers.blamed(error)
+                if failed is not error:
+                    raise failed from error
+                raise
+            finally:
+                peers.farewell()
     finally:
         _current = ALONE
         if made and dist.is_initialized():
@@ -180,8 +187,9 @@ def _transport() -> Transport:
     return connect
 
 
-def _abort() -> None:
+def _abort(connections: dict[int, Any]) -> None:
     """Break off what the processes do together, so that nobody waits for this one any longer."""
+    break_off(connections)
     if dist.is_initialized():
         # As `destroy_process_group`, without waiting for anybody; torch has no public name for it.
         dist.distributed_c10d._abort_process_group()  # noqa: SLF001

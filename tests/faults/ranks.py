@@ -53,7 +53,7 @@ class Faulty(MLP):
 class Pair(nn.Module):
     """Reads digits, and judges what it has read: two losses, whose graphs go through both."""
 
-    def __init__(self, config: Any) -> None:  # noqa: ARG002  there is nothing to choose
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.reader = nn.Linear(64, 10)
         self.judge = nn.Linear(10, 1)

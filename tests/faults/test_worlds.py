@@ -90,10 +90,16 @@ def gone_on(folder: Path, half: Path, *overrides: str, ranks: int = 2) -> Path:
 
 @LONG
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_as_many_processes_go_on_exactly(tmp_path: Path, halves: dict[str, Path], strategy: str) -> None:
-    """A run in two parts comes to the same bits as one in a single part."""
-    whole = trained(tmp_path / "whole", f"trainer.strategy={strategy}", config=SHORT)
-    run = gone_on(tmp_path, halves[strategy], f"trainer.strategy={strategy}")
+def test_as_many_processes_go_on_exactly(tmp_path: Path, strategy: str) -> None:
+    """A run in two parts comes to the same bits as one in a single part, which each process draws for itself.
+
+    Mistake 5: of one state of the random generators, or of the data, for all.
+    """
+    options = [f"trainer.strategy={strategy}", "model.dropout=0.2"]
+    whole = trained(tmp_path / "whole", *options, config=SHORT)
+    half = trained(tmp_path, *options, "trainer.max_steps=30", config=SHORT)
+    run = trained(tmp_path, *options, config=SHORT, resume=half.name)
+    assert [checkpoint.manifest.step for checkpoint in list_checkpoints(run / "checkpoints")][-2:] == [30, 46]
     assert apart(last_weights(whole), last_weights(run)) == 0
 
 
@@ -180,3 +186,11 @@ def test_loaders_of_ones_own(tmp_path: Path, case: str) -> None:
         assert expected in errors
     else:
         assert code == 0, errors
+
+
+@LONG
+def test_nothing_is_agreed_on_in_a_step(tmp_path: Path) -> None:
+    """Mistake 8: an agreement on signals, or on anything else, that is asked for in each step."""
+    with launched(tmp_path, ["tests.faults.counted"]) as one:
+        code, errors = one.end()
+    assert code == 0, errors
