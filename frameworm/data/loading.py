@@ -120,7 +120,7 @@ class EpochLoader(DataLoader[Any]):
             Reseeded(dataset) if draws else dataset,
             batch_sampler=_Places(sampler) if draws else sampler,
             num_workers=num_workers,
-            pin_memory=pin_memory,
+            pin_memory=pin_memory and torch.accelerator.is_available(),
             generator=self._workers_seed,
         )
         self._sampler = sampler

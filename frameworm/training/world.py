@@ -159,11 +159,12 @@ def _device_of_local_rank() -> bool:
     if not torch.cuda.is_available():
         return False
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= count:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(local + 1)))
+    if processes > count:  # which all of them find, and one of them tells
         raise UserError(
             "there are more processes than GPUs on this machine",
             expected=f"--nproc-per-node {count} at most",
-            got=os.environ.get("LOCAL_WORLD_SIZE", str(local + 1)),
+            got=str(processes),
             hint="CUDA_VISIBLE_DEVICES= in the environment trains on the CPU",
         )
     torch.cuda.set_device(local)
