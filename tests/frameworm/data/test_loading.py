@@ -101,6 +101,41 @@ def test_an_epoch_begins_at_any_batch(skip: int) -> None:
     assert len(sampler) == 5
 
 
+@pytest.mark.parametrize(("size", "ranks"), [(24, 2), (23, 2), (25, 3), (50, 4), (5, 4)])
+@pytest.mark.parametrize("skip", [0, 2])
+def test_the_processes_parts_are_one_processs_batches(size: int, ranks: int, skip: int) -> None:
+    """Each has as many batches of as many samples; together they are the whole ones, filled up from the beginning."""
+    parts = [EpochSampler(size, 4, seed=1, rank=rank, ranks=ranks) for rank in range(ranks)]
+    whole = EpochSampler(size, 4 * ranks, seed=1)
+    for sampler in (*parts, whole):
+        sampler.set_epoch(3, skip)
+    batches = [list(part) for part in parts]
+    assert {len(found) for found in batches} == {len(list(whole))}
+    for own, together in zip(zip(*batches, strict=True), whole, strict=True):
+        assert len({len(batch) for batch in own}) == 1
+        joined = [index for batch in own for index in batch]
+        assert joined[: len(together)] == together
+        assert len(joined) - len(together) < ranks
+
+
+@pytest.mark.parametrize(("size", "ranks"), [(24, 2), (23, 2), (25, 3), (50, 4), (33, 8), (5, 4)])
+def test_what_is_judged_on_is_met_once(size: int, ranks: int) -> None:
+    """In all processes' batches that count each sample is met once, and none has fewer batches than another."""
+    parts = [EpochSampler(size, 4, shuffle=False, rank=rank, ranks=ranks, each_once=True) for rank in range(ranks)]
+    batches = [list(part) for part in parts]
+    assert len({len(found) for found in batches}) == 1
+    assert all(batch for found in batches for batch in found)
+    counted = [batch for part, found in zip(parts, batches, strict=True) for batch in found[: part.counted]]
+    assert sorted(index for batch in counted for index in batch) == list(range(size))
+
+
+def test_a_batch_for_more_processes_than_there_are_samples() -> None:
+    """It is refused, and told how large a process's batch may be."""
+    with pytest.raises(DataError, match="larger than the dataset") as raised:
+        loaders(Splits(Counted(20), None), batch_size=8, rank=0, ranks=4)
+    assert (raised.value.expected, raised.value.got) == ("at most 5", "8 in each of 4 processes, for 20 samples")
+
+
 def test_skipped_samples_are_not_loaded() -> None:
     """A dataset that reads files is not asked for what is skipped."""
     dataset = Counted(6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ def test_who_is_alone_says_everything_to_itself() -> None:
 
 def test_means_of_several_are_weighted() -> None:
     """A process with more samples counts more; what one of them lacks is the others' mean."""
-    states = [
+    states: list[dict[str, Any]] = [
         {"sums": {"loss": 6.0, "real": 1.0}, "weights": {"loss": 3, "real": 2}},
         {"sums": {"loss": 2.0}, "weights": {"loss": 1}},
         {"sums": {}, "weights": {}},
