@@ -22,7 +22,7 @@ from itertools import chain
 
 import msgspec
 
-from benchmarks import checkpoints, curves, delivery, emit, memory, plugins, relay, startup, step
+from benchmarks import checkpoints, curves, delivery, emit, memory, plugins, ranks, relay, startup, step
 from benchmarks.paired import Estimate, Ratio
 
 TRIES = 3
@@ -94,6 +94,11 @@ def rows() -> Iterator[Row]:
     yield Row("step, five hooks of a plugin", "five hooks by hand", 1.03, step.plugins_hooks_against_hooks, bare)
     yield Row("step, journal, log_every=10", off, 1.08, sampled, bare, 1.03)
     yield Row("step, journal, a record per step", off, 1.22, each, bare, 1.10)
+    for strategy, bar, against, noise in (
+        ("DDP", 1.03, ranks.ddp_against_by_hand, ranks.ddp_by_hand_against_itself),
+        ("FSDP2", 1.05, ranks.fsdp_against_by_hand, ranks.fsdp_by_hand_against_itself),
+    ):
+        yield Row(f"step, two processes, {strategy}", f"{strategy} loop by hand", bar, against, cache(noise))
     alone = cache(delivery.none_against_itself)
     for name, every, bar, goal in (("a record per step", 1, 1.27, 1.15), ("log_every=10", 10, 1.15, 1.04)):
         kept = partial(delivery.mlflow_against_none, every)

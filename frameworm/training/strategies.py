@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from frameworm.config import TrainerConfig
@@ -19,6 +18,9 @@ from frameworm.training.matching import matching
 from frameworm.training.world import World
 
 Function = Callable[..., Any]
+
+_ENTERED = ("forward", "compute_loss", "sample")
+"""The methods of a model that others call."""
 
 
 class Strategy(Protocol):
@@ -137,21 +139,22 @@ class Sharded:
     """
 
     def __init__(self, model: nn.Module, world: World, device: torch.device, modules: Iterable[str]) -> None:
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415  which takes half a second
+
         mesh = init_device_mesh(device.type, (world.size,))
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), src=0)
         named = {name: module for name, module in model.named_modules() if name}
         for name in reversed(matching(modules, list(named), what="module", where="trainer.shard_modules")):
             fully_shard(named[name], mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        for method in ("compute_loss", "sample"):
+        entrance = _Entrance(model)
+        fully_shard(entrance, mesh=mesh)
+        for method in _ENTERED:
             if hasattr(model, method):
-                signature = inspect.signature(getattr(type(model), method))
-                register_fsdp_forward_method(model, method)
-                getattr(model, method).__func__.__signature__ = signature  # by which it is known what it takes
+                setattr(model, method, entrance.through(method))
 
     def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:  # noqa: ARG002
-        """Return `function`: the model's own hooks do it."""
+        """Return `function`, which enters the model as all do that compute with it."""
         return function
 
     def begin_epoch(self) -> None:
@@ -162,6 +165,40 @@ class Sharded:
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Do nothing: none are kept back."""
+
+
+class _Entrance(nn.Module):
+    """What FSDP2 gathers a model's weights for: one of its methods, or more if one calls another, but once.
+
+    FSDP2 has it done by the model's `forward`, and by others that it is told of: each time, though one calls the other.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._is_in = False
+
+    def through(self, method: str) -> Function:
+        """Return a method of the model that computes with whole weights, whoever calls it."""
+        function = getattr(self.model, method)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_in:
+                return function(*args, **kwargs)
+            outputs = self(function, *args, **kwargs)
+            if not torch.is_grad_enabled():  # or the weights stay whole, and as they are, until a backward pass
+                cast("Any", self).reshard()  # FSDP2 has made this class one of its own
+            return outputs
+
+        return call
+
+    def forward(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        self._is_in = True
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._is_in = False
 
 
 def strategy_for(options: TrainerConfig, model: nn.Module, world: World, device: torch.device) -> Strategy | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import SGD
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import frameworm
@@ -21,6 +22,7 @@ CASES = {
     "streams": "",
     "all": "each of 2 processes would train on the same samples",
     "uneven": "the processes have different numbers of batches",
+    "late": "the optimizer would not train the model",
     "alone": "this is one of several processes, and would train alone",
 }
 """What each says, if it is refused."""
@@ -41,7 +43,7 @@ class Stream:
 
 def data_of(case: str, world: World) -> Iterable[Any]:
     """Return the training data of a process."""
-    if case == "distributed":
+    if case in {"distributed", "late"}:
         return DataLoader(SAMPLES, 4, sampler=DistributedSampler(SAMPLES))
     if case == "all":
         return DataLoader(SAMPLES, 4, shuffle=True)
@@ -54,8 +56,13 @@ def main(case: str) -> None:
     options = TrainerConfig(epochs=2, device="cpu")
     if case == "alone":
         Trainer(MLP(Section({"model": {"inputs": 3, "outputs": 2}})), [SAMPLES[:4]], options=options)
+    model = MLP(Section({"model": {"inputs": 3, "outputs": 2}}))
+    optimizer: Any = "sgd"
+    if case == "late":
+        optimizer = SGD(model.parameters(), lr=0.1)
+        options = TrainerConfig(epochs=2, device="cpu", strategy="fsdp")
     with frameworm.joined() as world:
-        trainer = Trainer(MLP(Section({"model": {"inputs": 3, "outputs": 2}})), data_of(case, world), options=options)
+        trainer = Trainer(model, data_of(case, world), optimizer=optimizer, options=options)
         result = trainer.fit()
         assert result.status == "finished"
         assert trainer.step == {"distributed": 10, "streams": 6}[case]
