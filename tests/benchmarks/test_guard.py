@@ -92,6 +92,8 @@ def test_every_promise_is_guarded() -> None:
         ("step, five hooks of a plugin", 1.03),
         ("step, journal, log_every=10", 1.03),
         ("step, journal, a record per step", 1.10),
+        ("step, two processes, DDP", 1.03),
+        ("step, two processes, FSDP2", 1.05),
         ("step, MLflow, a record per step", 1.15),
         ("step, MLflow, log_every=10", 1.04),
         ("MLflow, a record per step", 2.0),
