@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from frameworm.app import session, train
     from frameworm.config import Config, TrainerConfig
     from frameworm.errors import FramewormError, StopTraining, UserError
+    from frameworm.exporting import export_model
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
     from frameworm.predicting import predict
     from frameworm.trained import evaluate, load_model
@@ -37,6 +38,7 @@ _HOMES = {
     "TrainerConfig": "frameworm.config",
     "UserError": "frameworm.errors",
     "evaluate": "frameworm.trained",
+    "export_model": "frameworm.exporting",
     "joined": "frameworm.training.world",
     "load_model": "frameworm.trained",
     "predict": "frameworm.predicting",
@@ -56,6 +58,7 @@ __all__ = [
     "TrainerConfig",
     "UserError",
     "evaluate",
+    "export_model",
     "joined",
     "load_model",
     "predict",

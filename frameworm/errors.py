@@ -16,6 +16,7 @@
     ├─ ModelContractError               a model returned what the trainer cannot use
     ├─ NonFiniteError                   the loss or a gradient is nan or infinite
     ├─ RankError                        another of the processes that train together has failed
+    ├─ ExportError                      an export that does not compute what the model computes
     ├─ HookError                        a hook with a wrong name or signature
     └─ DeliveryError                    raised by listeners, for the relay, when they cannot take an event
        ├─ PermanentError                ... and never will
@@ -228,6 +229,14 @@ class RankError(FramewormError):
         self.rank = rank
         self.error = error
         super().__init__(f"rank {rank} failed: {error}")
+
+
+class ExportError(FramewormError):
+    """What was exported in the format `name` does not compute what the model computes, or not at all."""
+
+    def __init__(self, name: str, message: str, *, expected: str | None = None, got: str | None = None) -> None:
+        self.name = name
+        super().__init__(f"format {name!r}: {message}", expected=expected, got=got, hint="nothing was kept")
 
 
 class HookError(FramewormError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,14 @@ from torch import nn
 from bus import EventBus, default_bus
 from frameworm import app, runs
 from frameworm import config as configs
-from frameworm.config import Config, Section, TrainerConfig
+from frameworm.config import Config, Section
 from frameworm.core import get_metric
 from frameworm.data.loading import EpochLoader
 from frameworm.errors import CheckpointError, DataError, RunError, StopTraining, UserError, nearest
-from frameworm.events import MetricsLogged, ValidationEnd
+from frameworm.events import ValidationEnd
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection
+from frameworm.restored import Restored, restored
 from frameworm.runs import RunDirectory
 from frameworm.training.checkpoint import load
 from frameworm.training.configuring import loss_of
@@ -29,12 +29,11 @@ from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
 from frameworm.training.loop import numbers
 from frameworm.training.manifest import Checkpoint, find_checkpoint, read_manifest
-from frameworm.training.means import number
 from frameworm.training.precision import Precision
 from frameworm.training.seeding import deterministic, isolated_rng, seed_everything
 from frameworm.training.store import CheckpointStore
 
-_WORDS = ("best", "latest")
+CHECKPOINTS = ("best", "latest")
 
 
 class Evaluated(msgspec.Struct, frozen=True):
@@ -55,12 +54,12 @@ def load_model(run: Path | str, *, checkpoint: Literal["best", "latest"] = "best
     `checkpoint.monitor`, the latest one where no checkpoint has that metric. The weights are their average where the
     run kept one (`trainer.ema`). Raises `UserError`.
     """
-    if checkpoint not in _WORDS:
-        hint = nearest(str(checkpoint), _WORDS)
+    if checkpoint not in CHECKPOINTS:
+        hint = nearest(str(checkpoint), CHECKPOINTS)
         raise UserError("that is no checkpoint of a run", expected="best or latest", got=repr(checkpoint), hint=hint)
     directory = runs.find(Path("runs"), str(run))
     settings = Section(configs.read(directory.config))
-    found = _kept(directory, checkpoint, settings.checkpoint)
+    found = kept_checkpoint(directory, checkpoint, settings.checkpoint)
     app.open_folder()
     load_plugins(_as_in(settings))
     model = app.build_model(settings.model.name, settings, where=str(directory.config))
@@ -101,21 +100,12 @@ def evaluate(
         get_metric(name, where=config.where("metrics"))  # an error of what comes later could not tell the line
     with isolated_rng(), EventBus(default_bus) as bus:
         seed_everything(config.run.seed)
-        loaders = app.build_data(config)
-        data = loaders.test if split == "test" else loaders.val
-        if data is None:
-            part = {"val": "validation", "test": "test"}[split]
-            raise DataError(
-                f"there are no {part} data to evaluate on",
-                where=config.where("data.name"),
-                expected=f"a dataset with a {part} part",
-                got=f"{config.data.name!r}, which has none",
-            )
+        data = data_of(config, split)
         model = app.build_model(config.model.name, config.tree, where=config.where("model.name"))
         use_average(model, load(found.path, model, model_name=config.model.name))
         seed_everything(config.run.seed)  # again: what making the model has drawn says nothing of the checkpoint
         with deterministic(config.trainer.deterministic):
-            metrics = _metrics(_judged(config, found, model, bus), config.metrics, data)
+            metrics = _metrics(restored(config, found, model, bus), config.metrics, data)
     return Evaluated(
         run=found.manifest.run,
         model=config.model.name,
@@ -126,67 +116,7 @@ def evaluate(
     )
 
 
-@dataclass
-class _Judged:
-    """What listeners are given as the trainer: the facts of the run at its checkpoint; nothing can be asked of it."""
-
-    bus: EventBus
-    model: nn.Module
-    options: TrainerConfig
-    run_id: str
-    name: str
-    run_dir: Path | None
-    config: Mapping[str, Any]
-    model_name: str
-    epoch: int
-    epochs: int
-    step: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    optimizer: None = None
-    optimizers: Mapping[str, Any] = field(default_factory=dict)
-    batches_per_epoch: int | None = None
-    rank: int = 0
-    attempt: int = 1
-    status: str = "ready"
-    error: str | None = None
-
-    def stop(self, reason: str = "", *, by: str | None = None) -> None:
-        """Do nothing: nothing is trained."""
-
-    def skip_batch(self, reason: str = "", *, by: str | None = None) -> None:
-        """Do nothing: nothing is trained."""
-
-    def save_now(self, reason: str = "", *, by: str | None = None) -> None:
-        """Do nothing: it is saved."""
-
-    def validate_now(self, reason: str = "", *, by: str | None = None) -> None:
-        """Do nothing: it is being judged."""
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Publish metrics, as a trainer does."""
-        values = {name: number(value) for name, value in metrics.items()}
-        self.metrics |= values
-        self.bus.publish(MetricsLogged(self, values))
-
-
-def _judged(config: Config, found: Checkpoint, model: nn.Module, bus: EventBus) -> _Judged:
-    run_dir = found.path.parent.parent
-    return _Judged(
-        bus=bus,
-        model=model.to(resolve_device(config.trainer.device)),
-        options=config.trainer,
-        run_id=found.manifest.run,
-        name=config.run.name,
-        run_dir=run_dir if (run_dir / "run.json").exists() else None,
-        config=configs.redact(config.stored),
-        model_name=config.model.name,
-        epoch=found.manifest.epoch,
-        epochs=config.trainer.epochs,
-        step=found.manifest.step,
-    )
-
-
-def _metrics(judged: _Judged, metrics: Sequence[str], data: EpochLoader) -> dict[str, float]:
+def _metrics(judged: Restored, metrics: Sequence[str], data: EpochLoader) -> dict[str, float]:
     """Validate as a trainer does; return what came of it, with what listeners added."""
     model, bus, device = judged.model, judged.bus, resolve_device(judged.options.device)
     precision = Precision(judged.options.precision, device)
@@ -209,17 +139,37 @@ def _metrics(judged: _Judged, metrics: Sequence[str], data: EpochLoader) -> dict
 
 def _checkpoint(config: Config, text: str, run: Path | str | None) -> Checkpoint:
     """Return the checkpoint that `text` means, in `run` where that is given."""
-    if text in _WORDS:
+    if text in CHECKPOINTS:
         folder = Path(config.run.dir)
         directory = _latest(folder, config.run.name) if run is None else runs.find(folder, str(run))
-        return _kept(directory, text, config.checkpoint)
+        return kept_checkpoint(directory, text, config.checkpoint)
     if run is not None:
         hint = "best or latest, or the path without a run"
         raise UserError("a checkpoint's path says which run is meant", got=f"{text}, and the run {run}", hint=hint)
+    return checkpoint_at(text)
+
+
+def data_of(config: Config, split: Literal["val", "test"]) -> EpochLoader:
+    """Return the config's validation or test data; raises `DataError` where it has none."""
+    loaders = app.build_data(config)
+    data = loaders.test if split == "test" else loaders.val
+    if data is None:
+        part = {"val": "validation", "test": "test"}[split]
+        raise DataError(
+            f"there are no {part} data to evaluate on",
+            where=config.where("data.name"),
+            expected=f"a dataset with a {part} part",
+            got=f"{config.data.name!r}, which has none",
+        )
+    return data
+
+
+def checkpoint_at(text: str) -> Checkpoint:
+    """Return the checkpoint whose path `text` is; raises `CheckpointError`."""
     path = Path(text)
     if len(path.parts) < 2 and not path.exists():
         expected = "best, latest, or the path of a checkpoint or a run"
-        raise CheckpointError(f"no checkpoint {text!r}", expected=expected, hint=nearest(text, _WORDS))
+        raise CheckpointError(f"no checkpoint {text!r}", expected=expected, hint=nearest(text, CHECKPOINTS))
     found = find_checkpoint(path)
     return Checkpoint(found, read_manifest(found))
 
@@ -233,7 +183,7 @@ def _latest(folder: Path, name: str) -> RunDirectory:
     return RunDirectory.open(found[-1])
 
 
-def _kept(run: RunDirectory, which: str, kept: Any) -> Checkpoint:
+def kept_checkpoint(run: RunDirectory, which: str, kept: Any) -> Checkpoint:
     """Return a run's best or latest checkpoint; `kept` is the config's section of that name."""
     store = CheckpointStore(run.checkpoints, keep=kept.keep, monitor=kept.monitor, mode=kept.mode)
     found = (store.best() if which == "best" else None) or store.latest()

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train a model.",
     "evaluate": "Judge a trained model on the validation data.",
     "predict": "Write what a trained model makes of the samples in a file.",
+    "export": "Write a trained model in other formats, each proven to agree with it.",
     "profile": "Show where the time of a training step goes.",
     "verify-resume": "Kill and resume a job, and compare the final weights.",
     "runs": "List, show, compare, plot and prune runs.",

@@ -18,6 +18,7 @@ register_dataset, get_dataset = registries["dataset"].register, registries["data
 register_optimizer, get_optimizer = registries["optimizer"].register, registries["optimizer"].get
 register_scheduler, get_scheduler = registries["scheduler"].register, registries["scheduler"].get
 register_callback, get_callback = registries["callback"].register, registries["callback"].get
+register_exporter, get_exporter = registries["exporter"].register, registries["exporter"].get
 
 __all__ = [
     "Entry",
@@ -25,6 +26,7 @@ __all__ = [
     "create",
     "get_callback",
     "get_dataset",
+    "get_exporter",
     "get_metric",
     "get_model",
     "get_optimizer",
@@ -32,6 +34,7 @@ __all__ = [
     "options_of",
     "register_callback",
     "register_dataset",
+    "register_exporter",
     "register_metric",
     "register_model",
     "register_optimizer",

@@ -30,6 +30,11 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "callback": {
             "early_stopping": "frameworm.listeners.early_stopping:EarlyStopping",
         },
+        "exporter": {
+            "safetensors": "frameworm.export.weights:Safetensors",
+            "torch-export": "frameworm.export.program:TorchExport",
+            "onnx": "frameworm.export.onnx:ONNX",
+        },
     }
 )
 

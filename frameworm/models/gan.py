@@ -70,6 +70,11 @@ class GAN(nn.Module):
         images: Tensor = self.generator(z)
         return images
 
+    def forward_inputs(self, batch: Any) -> Tensor:
+        """What an export is tried with: a latent (n, latent_dim) for each image of a batch of the data."""
+        images = batch[0] if isinstance(batch, tuple | list) else batch
+        return torch.randn(len(images), self.latent_dim)
+
     def compute_loss(self, x: Tensor, y: Tensor | None = None, *, optimizer: str = "generator") -> dict[str, Tensor]:  # noqa: ARG002  the contract's y
         """The loss of one side on real images (n, channels, size, size): a mean of binary cross entropies, in nats.
 

@@ -72,13 +72,15 @@ class MovingAverage:
         self._count = int(state["count"])
 
 
-def use_average(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a model the average that a checkpoint's `state` has of its weights, if there is one.
+def use_average(model: nn.Module, state: Mapping[str, Any]) -> bool:
+    """Give a model the average that a checkpoint's `state` has of its weights; return whether there is one.
 
     It is what was validated while training.
     """
     average = state.get("parts", {}).get("ema")
-    if average is not None and average["count"]:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(average["averages"][name])
+    if average is None or not average["count"]:
+        return False
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(average["averages"][name])
+    return True

@@ -167,7 +167,7 @@ class Evaluation:
         return outputs
 
     def _pair(self, batch: Any, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        inputs, targets = _parts(batch)
+        inputs, targets = parts_of(batch)
         sample: Callable[[int], Tensor] | None = getattr(self._model, "sample", None)
         if sample is not None:
             return inputs, sample(size_of(inputs))
@@ -184,7 +184,7 @@ class Evaluation:
         return targets, predictions
 
 
-def _parts(batch: Any) -> tuple[Any, Any]:
+def parts_of(batch: Any) -> tuple[Any, Any]:
     """Return a batch's inputs and its targets, None where it has no such part."""
     if isinstance(batch, tuple | list):
         return batch[0], batch[1] if len(batch) > 1 else None

@@ -14,6 +14,7 @@ from frameworm.errors import (
     ConfigError,
     CorruptCheckpointError,
     DuplicateNameError,
+    ExportError,
     FramewormError,
     ModelContractError,
     NonFiniteError,
@@ -37,6 +38,7 @@ EXAMPLES: tuple[FramewormError, ...] = (
     ModelContractError("m", "compute_loss returned no dict", expected="{'loss': tensor}", got="a tensor"),
     NonFiniteError(float("inf"), epoch=2, step=40),
     RankError(1, "ValueError: no"),
+    ExportError("onnx", "it fails", expected="a", got="b"),
     PermanentError("no such metric", got="x"),
     RetryLater(30.0),
 )
@@ -88,7 +90,7 @@ def test_errors_survive_pickling(error: FramewormError) -> None:
 def test_exit_codes() -> None:
     """Wrong input exits 2, everything else of ours 1."""
     codes = {cls.__name__: cls.exit_code for cls in _subclasses(FramewormError)}
-    trouble = {"FramewormError", "ModelContractError", "NonFiniteError", "HookError", "RankError"}
+    trouble = {"FramewormError", "ModelContractError", "NonFiniteError", "HookError", "RankError", "ExportError"}
     trouble |= {"DeliveryError", "PermanentError", "RetryLater"}
     assert {name for name, code in codes.items() if code == 1} == trouble
     assert set(codes.values()) == {1, 2}

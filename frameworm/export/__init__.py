@@ -1,0 +1,1 @@
+"""Trained models in the formats of others, each proven to compute what the model computes."""
