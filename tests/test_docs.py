@@ -51,10 +51,14 @@ def test_what_is_generated_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(documentation: Path) -> None:
-    """A relative link names a file that is there."""
+    """A relative link names a file that is there, and a heading in it, as GitHub makes anchors of them."""
     text = documentation.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
-        assert (documentation.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        file = documentation.parent / target if target else documentation
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 class TestTheRunner:

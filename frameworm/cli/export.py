@@ -80,7 +80,7 @@ def export(
         print_json({"path": str(found.path), **msgspec.to_builtins(found.manifest)})
         return
     about = found.manifest
-    write_line(f"{about.model}, epoch {about.epoch + 1}, step {about.step}: {found.path}")
+    write_line(f"{about.model}, epoch {about.epoch + 1}, step {about.step}: {output or found.path}")
     print_table(("format", "file", "bytes", "error"), _rows(found.manifest))
 
 
