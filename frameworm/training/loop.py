@@ -214,12 +214,19 @@ class Loop:
         self._judged = self._progress.step, metrics
 
     def _announced(self, event: ValidationEnd | EpochEnd) -> dict[str, float]:
-        """Publish an event with metrics, to which listeners may add, and return them all."""
+        """Publish an event with metrics, to which listeners may add, and return them all.
+
+        The listeners of the other processes find what those of the first one have added; at the end all know it all.
+        """
+        world = self._world
+        if not world.is_first:
+            event.metrics.update(world.from_first({}))
         self._metrics |= event.metrics
         self._bus.publish(event)
         metrics = numbers(event.metrics)
-        if self._world.size > 1:  # what a listener of one process added, all of them know
-            metrics = dict(ChainMap(*self._world.gathered(metrics)))
+        if world.is_first:
+            world.from_first(metrics)
+        metrics = dict(ChainMap(*world.gathered(metrics)))
         self._metrics |= metrics
         return metrics
 

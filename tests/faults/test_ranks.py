@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from frameworm.delivery.journal import journal_path
+from frameworm.runs import RunDirectory
 from frameworm.training.manifest import list_checkpoints, verify
 from tests.faults.ranks import CONFIG, launched
 from tests.faults.support import LONG
@@ -36,13 +37,15 @@ def checkpoints_are_whole(run: Path) -> int:
     return found[-1].manifest.step if found else 0
 
 
-def rehearse(folder: Path, what: str, *words: str, number: signal.Signals | None = None) -> tuple[int, str, Path]:
-    """Train with this trouble; return the exit code, the errors and the run, once all processes are gone."""
+def rehearse(
+    folder: Path, what: str, *words: str, number: signal.Signals | None = None, rank: int = 1
+) -> tuple[int, str, Path]:
+    """Train with this trouble, or a signal; return the exit code, the errors and the run, once all are gone."""
     (folder / "config.yaml").write_text(CONFIG.replace("WHAT", what), "utf-8")
     with launched(folder, ["frameworm", "train", "--config", "config.yaml", *words]) as one:
         one.until_all_are_there()
         if number is not None:
-            os.kill(one.pids[1], number)
+            os.kill(one.pids[rank], number)
         code, errors = one.end(SECONDS)
         since = time.monotonic()
         while any(Path(f"/proc/{pid}").exists() for pid in one.pids.values()):
@@ -91,13 +94,32 @@ def test_sigterm_to_one_rank(tmp_path: Path) -> None:
 
 
 @LONG
-def test_a_killed_rank(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank(tmp_path: Path, rank: int) -> None:
     """The other one fails, and says who is gone; what was saved is whole."""
-    code, errors, run = rehearse(tmp_path, "nothing", number=signal.SIGKILL)
+    code, errors, run = rehearse(tmp_path, "nothing", number=signal.SIGKILL, rank=rank)
     assert code == 1, errors
-    assert ending(run)["status"] == "failed"
-    assert "rank 1" in ending(run)["error"]
-    checkpoints_are_whole(run)
+    end = ending(run, 1 - rank)
+    assert end["status"] == "failed"
+    assert end["error"].startswith(f"RankError: rank {rank} failed: its process is gone")
+    assert RunDirectory.open(run).summary().status == ("failed" if rank else "crashed")
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        verify(checkpoint.path)
+
+
+@LONG
+def test_ctrl_c_to_the_launcher(tmp_path: Path) -> None:
+    """In a terminal torchrun gets it, and passes it on: both finish the step and save it, once."""
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("WHAT", "nothing"), "utf-8")
+    with launched(tmp_path, ["frameworm", "train", "--config", "config.yaml"]) as one:
+        one.until_all_are_there()
+        os.killpg(one.process.pid, signal.SIGINT)
+        code, errors = one.end(SECONDS)
+    assert code == 1, errors
+    (run,) = (tmp_path / "runs").iterdir()
+    ends = [ending(run, rank) for rank in (0, 1)]
+    assert [(end["status"], end["reason"]) for end in ends] == [("interrupted", "SIGINT")] * 2
+    assert ends[0]["step"] == ends[1]["step"] == checkpoints_are_whole(run)
 
 
 @LONG

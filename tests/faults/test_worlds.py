@@ -67,6 +67,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, alone: Path, strate
         for one, other in zip(expected, got, strict=True):
             assert other == pytest.approx(one, rel=1e-4)
         assert got == means(run, event, rank=1)
+    assert [found["added"] for found in means(run, "epoch_end", rank=1)] == [0.0, 1.0]
     if strategy == "ddp":
         first, second = (load_file(run / f"weights.r{rank}.safetensors") for rank in (0, 1))
         assert apart(first, second) == 0
