@@ -36,6 +36,7 @@ _LEVELS = (
     {"": logging.INFO, "bus": logging.DEBUG, "frameworm": logging.DEBUG, "frameworm_plugins": logging.DEBUG},
     {"": logging.DEBUG},
 )
+_QUIET = {"": logging.WARNING}
 _LONGEST_PRINT = 1 << 16  # characters kept of a printed line that does not end
 _DEEPEST = 8  # containers within containers that a JSON line shows
 
@@ -43,14 +44,16 @@ _bound: list[tuple[str, Position]] = []  # the newest last
 
 
 def configure(
-    log_format: LogFormat = "rich", stream: TextIO | None = None, *, verbose: int = 0
+    log_format: LogFormat = "rich", stream: TextIO | None = None, *, verbose: int = 0, quiet: bool = False
 ) -> contextlib.ExitStack:
     """Send all logging to `stream` (by default stderr, for json stdout) until the returned undo is closed.
 
     With json, uncaught exceptions are lines too, and stdout carries one JSON object a line and nothing else: prints
     become lines (`event` is "stdout"), and what other code writes to the descriptor of stdout goes to stderr.
-    `verbose` 0 shows our news and everybody's warnings, 1 our details and everybody's news, 2 everything.
+    `verbose` 0 shows our news and everybody's warnings, 1 our details and everybody's news, 2 everything; if it is 0,
+    `quiet` leaves the news out. Of several processes all but the first say in each line which they are.
     """
+    levels = _QUIET if quiet and not verbose else _LEVELS[min(verbose, 2)]
     with contextlib.ExitStack() as steps:
         for standard in (sys.stdout, sys.stderr):
             steps.enter_context(terminal.tolerant(standard))
@@ -61,7 +64,7 @@ def configure(
         else:
             handler = _Handler(stream)
             handler.setFormatter(_formatter(_text_renderer(colors=log_format == "rich" and _is_colorful(stream))))
-        steps.enter_context(_installed(handler, {**_LEVELS[min(verbose, 2)], "stdout": logging.INFO}))
+        steps.enter_context(_installed(handler, {**levels, "stdout": logging.INFO}))
         steps.enter_context(_logged_warnings())
         if log_format == "json" and stream is None:
             steps.enter_context(_logged_prints())
@@ -121,7 +124,18 @@ def _compose(_logger: Any, level: str, entry: EventDict) -> EventDict:
         "logger": record.name,
         "event": entry.pop("event"),
     }
-    return {**head, **_where_we_are(), **entry, **head}
+    return {**head, **_which_we_are(), **_where_we_are(), **entry, **head}
+
+
+def _which_we_are() -> dict[str, int]:
+    rank = launched_as()
+    return {"rank": rank} if rank else {}
+
+
+def launched_as() -> int:
+    """Return as which of several processes a launcher such as torchrun has started this one, from 0."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _where_we_are() -> dict[str, Any]:

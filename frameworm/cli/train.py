@@ -57,7 +57,10 @@ def train(
     if resume is not None and Path(resume).exists():
         resume = str(Path(resume).absolute())
     root = root_having(file)  # to which all paths in the config are relative
-    with logs.configure(log_format, verbose=verbose), chdir(root) if root else nullcontext():
+    with (
+        logs.configure(log_format, verbose=verbose, quiet=logs.launched_as() > 0),
+        chdir(root) if root else nullcontext(),
+    ):
         view = view_of(log_format, debug=debug)
         try:
             _require_one(resume, init_from)

@@ -110,7 +110,7 @@ class RankView:
     What is wrong before there is a run is as a rule wrong in all of them: one on each machine speaks of it.
     """
 
-    def __init__(self, rank: str, *, local_rank: str, debug: bool) -> None:
+    def __init__(self, rank: int, *, local_rank: str, debug: bool) -> None:
         self._rank = rank
         self._local_rank = local_rank
         self._debug = debug
@@ -132,6 +132,6 @@ class RankView:
 
 def view_of(log_format: logs.LogFormat, *, debug: bool) -> View:
     """Return how this process speaks."""
-    if (rank := os.environ.get("RANK", "0")) != "0":
+    if rank := logs.launched_as():
         return RankView(rank, local_rank=os.environ.get("LOCAL_RANK", "0"), debug=debug)
     return JsonView(debug=debug) if log_format == "json" else TextView(bars=log_format == "rich", debug=debug)

@@ -312,3 +312,18 @@ def test_a_reader_that_leaves() -> None:
         errors = process.stderr.read()
     assert process.returncode == 0
     assert "BrokenPipe" not in errors
+
+
+def test_of_several_processes_each_line_says_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for the first; the others are quiet, unless they are asked to speak."""
+    for rank, verbose in (("0", 0), ("1", 0), ("1", 1), ("one", 0)):
+        monkeypatch.setenv("RANK", rank)
+        with logs.configure("json", verbose=verbose, quiet=logs.launched_as() > 0):
+            logging.getLogger("frameworm").info("news")
+            logging.getLogger("frameworm").warning("trouble")
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        expected = ["trouble"] if (rank, verbose) == ("1", 0) else ["news", "trouble"]
+        assert [line["event"] for line in lines] == expected
+        assert {line.get("rank") for line in lines} == {1 if rank == "1" else None}
