@@ -118,10 +118,10 @@ class Evaluation:
             for index, batch in enumerate(self.feed.begin()):
                 if abandoned():
                     return None
-                if index == self.feed.counted:  # another process has samples left, and may need this one
-                    self._loss_function(batch)
+                counts = index != self.feed.counted  # or another process has samples left, and may need this one
+                outputs = self._evaluated(batch, counts=counts)
+                if not counts:
                     break
-                outputs = self._evaluated(batch)
                 means.add(outputs["loss"], scalars(outputs), size_of(batch))
                 if self._batch_end.active:
                     loss = outputs["loss"].detach()
@@ -158,11 +158,11 @@ class Evaluation:
         with self._weights(), torch.no_grad():
             yield
 
-    def _evaluated(self, batch: Any) -> Outputs:
+    def _evaluated(self, batch: Any, *, counts: bool = True) -> Outputs:
         outputs = self._loss_function(batch)
         if self._metrics:
             real, produced = self._pair(batch, outputs)
-            for metric in self._metrics:
+            for metric in self._metrics if counts else ():
                 metric.update(real, produced)
         return outputs
 

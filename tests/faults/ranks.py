@@ -50,6 +50,14 @@ class Faulty(MLP):
         return super().compute_loss(x, y)
 
 
+class Plain(MLP):
+    """A model that is asked for its predictions by themselves."""
+
+    def compute_loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the loss alone."""
+        return {"loss": super().compute_loss(x, y)["loss"]}
+
+
 class Pair(nn.Module):
     """Reads digits, and judges what it has read: two losses, whose graphs go through both."""
 

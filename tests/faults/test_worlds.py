@@ -149,6 +149,16 @@ def test_several_optimizers_and_accumulation(tmp_path: Path) -> None:
 
 
 @LONG
+def test_a_process_that_is_left_without_samples(tmp_path: Path) -> None:
+    """At the end of a validation it computes all the same, since the others need its part, and nothing is counted."""
+    config = SHORT.replace("tests.faults.ranks:Faulty", "tests.faults.ranks:Plain")
+    uneven = ["data.val_fraction=0.1787", "trainer.epochs=1"]  # 321 samples: five times 64, and one
+    one = trained(tmp_path / "one", "data.batch_size=64", *uneven, config=config, ranks=1)
+    two = trained(tmp_path / "two", "trainer.strategy=fsdp", *uneven, config=config)
+    assert means(two, "validation_end") == [pytest.approx(means(one, "validation_end")[0], rel=1e-5)]
+
+
+@LONG
 def test_two_nodes(tmp_path: Path, alone: Path) -> None:
     """Two launchers that meet at one place train one model, in one run."""
     (tmp_path / "config.yaml").write_text(SHORT, "utf-8")
