@@ -223,12 +223,15 @@ class NonFiniteError(FramewormError):
 
 
 class RankError(FramewormError):
-    """Another of the processes that train together, the one of `rank`, has failed with `error` and so ended all."""
+    """Another of the processes that train together, the one of `rank`, has failed with `error` and so ended all.
 
-    def __init__(self, rank: int, error: str) -> None:
+    Where nobody can tell which, `rank` is None.
+    """
+
+    def __init__(self, rank: int | None, error: str) -> None:
         self.rank = rank
         self.error = error
-        super().__init__(f"rank {rank} failed: {error}")
+        super().__init__(error if rank is None else f"rank {rank} failed: {error}")
 
 
 class ExportError(FramewormError):

@@ -172,29 +172,32 @@ class Peers:
                     bell += 1
                 if self.failure is None and time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()
-                    if self._has_failed(store):
-                        threading.Thread(target=self._end, name="frameworm-end", daemon=True).start()
-            except RuntimeError:  # the store is gone, with the process that had it
-                if self._ending.is_set():
-                    return
+                    self._look(store)
+            except RuntimeError:  # the store is gone, and does not come back
+                if self.failure is None and not self._ending.is_set():
+                    self._end_for(RankError(None, "the launcher is gone, or the process at which all have met"))
+                return
 
-    def _has_failed(self, store: Any) -> bool:
-        """Look whether another process has failed or is gone, and remember it."""
-        found = None
+    def _look(self, store: Any) -> None:
+        """Look whether another process has failed or is gone."""
         if store.check([_FAILURE]):
             rank, error = json.loads(store.get(_FAILURE))
-            found = RankError(rank, error) if rank != self.rank else None
-        elif not self._ending.is_set():
-            gone = [rank for rank, owner in self._owners.items() if not owner.alive()]
-            if gone:
-                text = "its process is gone without a word: killed, or out of memory"
-                rank, error = json.loads(store.compare_set(_FAILURE, "", json.dumps([gone[0], text])))
-                found = RankError(rank, error)
-        if found is None:
-            return False
-        self.failure = found
-        self.on_failure(found)
-        return True
+        elif not self._ending.is_set() and (gone := self._gone()) is not None:
+            text = "its process is gone without a word: killed, or out of memory"
+            rank, error = json.loads(store.compare_set(_FAILURE, "", json.dumps([gone, text])))
+        else:
+            return
+        if rank != self.rank:
+            self._end_for(RankError(rank, error))
+
+    def _gone(self) -> int | None:
+        return next((rank for rank, owner in self._owners.items() if not owner.alive()), None)
+
+    def _end_for(self, failure: RankError) -> None:
+        """Let it be known that this process ends with another, and see to it that it does."""
+        self.failure = failure
+        self.on_failure(failure)
+        threading.Thread(target=self._end, name="frameworm-end", daemon=True).start()
 
     def _end(self) -> None:
         """See to it that this process ends, as another has: by itself, or else by breaking off what it waits for."""

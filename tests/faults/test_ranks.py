@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from frameworm.delivery.journal import journal_path
 from frameworm.runs import RunDirectory
 from frameworm.training.manifest import list_checkpoints, verify
 from tests.faults.ranks import CONFIG, launched
-from tests.faults.support import LONG
+from tests.faults.support import LONG, until
 
 SECONDS = 30
 """Within which all have ended when one has."""
@@ -47,10 +46,7 @@ def rehearse(
         if number is not None:
             os.kill(one.pids[rank], number)
         code, errors = one.end(SECONDS)
-        since = time.monotonic()
-        while any(Path(f"/proc/{pid}").exists() for pid in one.pids.values()):
-            assert time.monotonic() - since < SECONDS, "one of them lives on"
-            time.sleep(0.05)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in one.pids.values()), SECONDS)
     (run,) = (folder / "runs").iterdir()
     return code, errors, run
 
@@ -105,6 +101,20 @@ def test_a_killed_rank(tmp_path: Path, rank: int) -> None:
     assert RunDirectory.open(run).summary().status == ("failed" if rank else "crashed")
     for checkpoint in list_checkpoints(run / "checkpoints"):
         verify(checkpoint.path)
+
+
+@LONG
+def test_a_killed_launcher(tmp_path: Path) -> None:
+    """Nobody could agree on anything any more: both fail, and say so."""
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("WHAT", "nothing"), "utf-8")
+    with launched(tmp_path, ["frameworm", "train", "--config", "config.yaml"]) as one:
+        one.until_all_are_there()
+        one.process.kill()
+        one.end(SECONDS)  # when all have closed their output
+    (run,) = (tmp_path / "runs").iterdir()
+    for rank in (0, 1):
+        assert ending(run, rank)["status"] == "failed"
+        assert "the launcher is gone" in ending(run, rank)["error"]
 
 
 @LONG
