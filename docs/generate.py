@@ -6,51 +6,44 @@ Run it as `python -m docs.generate`; a test compares the page with what it would
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
+from click.testing import CliRunner
+
+from frameworm.cli import main
 from frameworm.config.expectations import expectation
 from frameworm.config.schema import DEFAULTS, SECTIONS, OptimizerConfig, keys_of
 
 PAGE = Path(__file__).parent / "reference.md"
-COMMANDS = (
-    "",
-    "init",
-    "train",
-    "evaluate",
-    "predict",
-    "profile",
-    "verify-resume",
-    "runs list",
-    "runs show",
-    "runs compare",
-    "runs plot",
-    "runs prune",
-    "checkpoints list",
-    "checkpoints verify",
-    "relay",
-    "events list",
-    "events schema",
-    "events tail",
-    "events replay",
-)
+WIDTH = 78  # what click takes of a terminal's 80
 
 
 def run(*arguments: str) -> str:
     """Return what `frameworm` prints, as on a terminal of 80 columns."""
-    command = [str(Path(sys.executable).with_name("frameworm")), *arguments]
-    environment = os.environ | {"COLUMNS": "80"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    result = CliRunner().invoke(main, arguments, prog_name="frameworm", catch_exceptions=False, terminal_width=WIDTH)
+    if result.exit_code:
+        raise RuntimeError(f"frameworm {' '.join(arguments)}: exit status {result.exit_code}\n{result.output}")
+    return result.stdout
+
+
+def commands_of(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of a command and of all that are below it, in the order of its help."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from commands_of(below, *path, name)
 
 
 def commands() -> Iterator[str]:
     """Every command's help."""
-    for command in COMMANDS:
-        yield f"### {f'frameworm {command}'.strip()}\n\n```text\n{run(*command.split(), '--help')}```\n"
+    for path in commands_of(main):
+        yield f"### {' '.join(['frameworm', *path])}\n\n```text\n{run(*path, '--help')}```\n"
 
 
 def events() -> Iterator[str]:

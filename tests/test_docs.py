@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from docs.generate import PAGE, page
+from docs.generate import PAGE, commands_of, page
 from tests.run_page import Block, PageError, blocks_of, check_session, matches, run_page, shell
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,14 @@ def test_what_is_generated_is_up_to_date() -> None:
     """The reference has the commands, events and config keys that the program has; `make docs` writes them anew."""
     text = PAGE.read_text(encoding="utf-8")
     assert page(text) == text
+
+
+def test_every_command_is_found() -> None:
+    """What is put below a group is in the reference without being listed anywhere, unless it is hidden."""
+    run, hidden = click.Command("run"), click.Command("hidden", hidden=True)
+    below = click.Group("below", commands={"run": run, "hidden": hidden})
+    main = click.Group(commands={"run": run, "below": below})
+    assert list(commands_of(main)) == [(), ("below",), ("below", "run"), ("run",)]
 
 
 @pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
