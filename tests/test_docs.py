@@ -12,11 +12,25 @@ import click
 import pytest
 
 from docs.generate import PAGE, commands_of, page
-from tests.run_page import Block, PageError, blocks_of, check_session, matches, run_page, shell
+from tests.run_page import FENCE, Block, PageError, blocks_of, check_session, matches, run_page, shell
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = ROOT / "docs" / "creating-plugins.md"  # has a test of its own, which reads it as its reader does
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").glob("*.md")) - {PLUGINS})]
+FOLDERS = ("", "docs/", "examples/**/", "frameworm_plugins/*/")
+LINKED = [page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}*.md"))]
+LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)")
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return what a forge lets one link to in a page: its headings, as it writes them behind `#`."""
+    anchors: dict[str, int] = {}
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w -]", "", plain).lower().replace(" ", "-")
+        anchors[f"{anchor}-{anchors[anchor]}" if anchor in anchors else anchor] = 0
+        anchors[anchor] += 1
+    return set(anchors)
 
 
 @pytest.mark.timeout(400)
@@ -58,12 +72,27 @@ def test_every_command_is_found() -> None:
     assert list(commands_of(main)) == [(), ("below",), ("below", "run"), ("run",)]
 
 
-@pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("documentation", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(documentation: Path) -> None:
-    """A relative link names a file that is there."""
-    text = documentation.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
-        assert (documentation.parent / target).exists(), target
+    """A link names a file that is there, or a web page, and behind `#` one of its headings."""
+    broken = []
+    for target, anchor in LINK.findall(FENCE.sub("", documentation.read_text(encoding="utf-8"))):
+        file = documentation.parent / target if target else documentation
+        if not file.exists() or (anchor and anchor not in anchors_of(file.read_text(encoding="utf-8"))):
+            broken.append(f"{target}#{anchor}" if anchor else target)
+    assert not broken
+
+
+def test_anchors_are_those_of_a_forge() -> None:
+    """A heading's anchor is what a forge makes of it: what is no letter goes, and a second one gets a number."""
+    text = "# A page, *once*: `a_b`!\n\n```bash\n# no heading\n```\n\n## 2 x [this](there.md)\n\n## 2 x this\n"
+    assert anchors_of(text) == {"a-page-once-a_b", "2-x-this", "2-x-this-1"}
+
+
+def test_every_page_is_linked_in_the_readme() -> None:
+    """Whoever begins with the README finds all of the documentation."""
+    found = {target for target, _ in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= found
 
 
 class TestTheRunner:
