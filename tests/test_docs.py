@@ -83,6 +83,13 @@ def test_links_lead_somewhere(documentation: Path) -> None:
     assert not broken
 
 
+def test_the_contents_are_complete() -> None:
+    """The list at the top of the how-to has every task."""
+    text = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    contents, _, tasks = text.partition("\n## ")
+    assert anchors_of(f"## {tasks}") == {anchor for _, anchor in LINK.findall(contents)}
+
+
 def test_anchors_are_those_of_a_forge() -> None:
     """A heading's anchor is what a forge makes of it: what is no letter goes, and a second one gets a number."""
     text = "# A page, *once*: `a_b`!\n\n```bash\n# no heading\n```\n\n## 2 x [this](there.md)\n\n## 2 x this\n"
