@@ -64,8 +64,9 @@ peers: $(BIN)/.installed ## measure the same step and the same event in other li
 wheel-test: $(BIN)/.installed-dev ## run the suite against the built wheel, out of the checkout's sight
 	sh .ci/wheel-test $(BIN)/python
 
-docs: $(BIN)/.installed-dev ## write anew what docs/reference.md takes from the program
+docs: $(BIN)/.installed-dev ## write anew what docs/ takes from the program, and its picture
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.picture
 
 clean: ## remove what installing, building, testing and caching left; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -12,6 +12,8 @@ import click
 import pytest
 
 from docs.generate import PAGE, commands_of, page
+from docs.picture import FILE, LOOP, drawing
+from frameworm import events
 from tests.run_page import FENCE, Block, PageError, blocks_of, check_session, matches, run_page, shell
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,14 @@ def test_what_is_generated_is_up_to_date() -> None:
     """The reference has the commands, events and config keys that the program has; `make docs` writes them anew."""
     text = PAGE.read_text(encoding="utf-8")
     assert page(text) == text
+
+
+def test_the_picture_is_up_to_date() -> None:
+    """It is what `make docs` draws, and its events are in the loop in that order."""
+    assert FILE.read_text(encoding="utf-8") == drawing()
+    drawn = [line.strip() for line in LOOP.splitlines()]
+    loop = iter([line.strip() for line in (events.__doc__ or "").splitlines()])
+    assert [line for line in drawn if line not in loop] == []
 
 
 def test_every_command_is_found() -> None:
