@@ -31,7 +31,7 @@ demo: $(BIN)/.installed ## train on real handwritten digits with a plugin listen
 	@echo '  $(BIN)/frameworm train --config $(CONFIG) --set optimizer.lr=3e-4 --epochs 20'
 	@echo '  $(BIN)/frameworm train --config $(CONFIG) --log-format json'
 	@echo '  $(BIN)/python examples/python_api.py'
-	@echo '  docs/tutorial.md: a model and a listener of your own'
+	@echo '  docs/tutorial.md: a picture, a model and a plugin of your own'
 
 demo-mlflow: $(BIN)/.installed-mlflow ## the same, kept in MLflow (mlflow.db in this folder) by a process of its own
 	$(BIN)/frameworm train --config examples/digits/mlflow.yaml
