@@ -35,7 +35,7 @@ def anchors_of(text: str) -> set[str]:
     return set(anchors)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
 def test_every_block_runs(documentation: Path, tmp_path: Path) -> None:
     """A reader who follows the page from top to bottom, in an empty folder, gets what it says."""
