@@ -31,7 +31,7 @@ demo: $(BIN)/.installed ## train on real handwritten digits with a plugin listen
 	@echo '  $(BIN)/frameworm train --config $(CONFIG) --set optimizer.lr=3e-4 --epochs 20'
 	@echo '  $(BIN)/frameworm train --config $(CONFIG) --log-format json'
 	@echo '  $(BIN)/python examples/python_api.py'
-	@echo '  docs/tutorial.md: a model and a listener of your own'
+	@echo '  docs/tutorial.md: a picture, a model and a plugin of your own'
 
 demo-mlflow: $(BIN)/.installed-mlflow ## the same, kept in MLflow (mlflow.db in this folder) by a process of its own
 	$(BIN)/frameworm train --config examples/digits/mlflow.yaml
@@ -64,8 +64,9 @@ peers: $(BIN)/.installed ## measure the same step and the same event in other li
 wheel-test: $(BIN)/.installed-dev ## run the suite against the built wheel, out of the checkout's sight
 	sh .ci/wheel-test $(BIN)/python
 
-docs: $(BIN)/.installed-dev ## write anew what docs/reference.md takes from the program
+docs: $(BIN)/.installed-dev ## write anew what docs/ takes from the program, and its picture
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.picture
 
 clean: ## remove what installing, building, testing and caching left; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -8,17 +8,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from docs.generate import PAGE, page
-from tests.run_page import Block, PageError, blocks_of, check_session, matches, run_page, shell
+from docs.generate import PAGE, commands_of
+from docs.picture import FILE, LOOP, drawing
+from frameworm import events
+from tests.run_page import FENCE, Block, PageError, blocks_of, check_session, matches, run_page, shell
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = ROOT / "docs" / "creating-plugins.md"  # has a test of its own, which reads it as its reader does
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").glob("*.md")) - {PLUGINS})]
+FOLDERS = ("", "docs/", "examples/**/", "frameworm_plugins/*/")
+LINKED = [page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}*.md"))]
+LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)")
 
 
-@pytest.mark.timeout(400)
+def anchors_of(text: str) -> set[str]:
+    """Return what a forge lets one link to in a page: its headings, as it writes them behind `#`."""
+    anchors: dict[str, int] = {}
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w -]", "", plain).lower().replace(" ", "-")
+        anchors[f"{anchor}-{anchors[anchor]}" if anchor in anchors else anchor] = 0
+        anchors[anchor] += 1
+    return set(anchors)
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
 def test_every_block_runs(documentation: Path, tmp_path: Path) -> None:
     """A reader who follows the page from top to bottom, in an empty folder, gets what it says."""
@@ -46,19 +63,55 @@ def test_hardly_any_block_is_left_out(documentation: Path) -> None:
 def test_what_is_generated_is_up_to_date() -> None:
     """The reference has the commands, events and config keys that the program has; `make docs` writes them anew."""
     text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text
+    # In a process of its own: here are events and parts that other tests have brought along.
+    made = [sys.executable, "-c", "from docs.generate import *; sys.stdout.write(page(PAGE.read_text('utf-8')))"]
+    assert subprocess.run(made, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout == text
 
 
-@pytest.mark.parametrize("documentation", PAGES, ids=lambda path: path.name)
+def test_the_picture_is_up_to_date() -> None:
+    """It is what `make docs` draws, and its events are in the loop in that order."""
+    assert FILE.read_text(encoding="utf-8") == drawing()
+    drawn = [line.strip() for line in LOOP.splitlines()]
+    loop = iter([line.strip() for line in (events.__doc__ or "").splitlines()])
+    assert [line for line in drawn if line not in loop] == []
+
+
+def test_every_command_is_found() -> None:
+    """What is put below a group is in the reference without being listed anywhere, unless it is hidden."""
+    run, hidden = click.Command("run"), click.Command("hidden", hidden=True)
+    below = click.Group("below", commands={"run": run, "hidden": hidden})
+    main = click.Group(commands={"run": run, "below": below})
+    assert list(commands_of(main)) == [(), ("below",), ("below", "run"), ("run",)]
+
+
+@pytest.mark.parametrize("documentation", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(documentation: Path) -> None:
-    """A relative link names a file that is there, and a heading in it, as GitHub makes anchors of them."""
-    text = documentation.read_text(encoding="utf-8")
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+    """A link names a file that is there, or a web page, and behind `#` one of its headings."""
+    broken = []
+    for target, anchor in LINK.findall(FENCE.sub("", documentation.read_text(encoding="utf-8"))):
         file = documentation.parent / target if target else documentation
-        assert file.exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        if not file.exists() or (anchor and anchor not in anchors_of(file.read_text(encoding="utf-8"))):
+            broken.append(f"{target}#{anchor}" if anchor else target)
+    assert not broken
+
+
+def test_the_contents_are_complete() -> None:
+    """The list at the top of the how-to has every task."""
+    text = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    contents, _, tasks = text.partition("\n## ")
+    assert anchors_of(f"## {tasks}") == {anchor for _, anchor in LINK.findall(contents)}
+
+
+def test_anchors_are_those_of_a_forge() -> None:
+    """A heading's anchor is what a forge makes of it: what is no letter goes, and a second one gets a number."""
+    text = "# A page, *once*: `a_b`!\n\n```bash\n# no heading\n```\n\n## 2 x [this](there.md)\n\n## 2 x this\n"
+    assert anchors_of(text) == {"a-page-once-a_b", "2-x-this", "2-x-this-1"}
+
+
+def test_every_page_is_linked_in_the_readme() -> None:
+    """Whoever begins with the README finds all of the documentation."""
+    found = {target for target, _ in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= found
 
 
 class TestTheRunner:
