@@ -26,8 +26,8 @@ from benchmarks.paired import PAIRS, Pair, Ratio, measure, summarize
 from benchmarks.stepping import Batch, Classifier, Stepping, adamw
 from bus import EventBus
 from frameworm.config import Named, TrainerConfig
+from frameworm.training.distributed.world import World
 from frameworm.training.trainer import Trainer
-from frameworm.training.world import World
 
 Strategy = Literal["ddp", "fsdp"]
 

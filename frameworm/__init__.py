@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from frameworm.plugins.hooks import CallbackHook, HookRegistry
     from frameworm.predicting import predict
     from frameworm.trained import evaluate, load_model
+    from frameworm.training.distributed.world import joined
     from frameworm.training.run import RunInfo, TrainResult
     from frameworm.training.trainer import Trainer
-    from frameworm.training.world import joined
 
 _HOMES = {
     "CallbackHook": "frameworm.plugins.hooks",
@@ -39,7 +39,7 @@ _HOMES = {
     "UserError": "frameworm.errors",
     "evaluate": "frameworm.trained",
     "export_model": "frameworm.exporting",
-    "joined": "frameworm.training.world",
+    "joined": "frameworm.training.distributed.world",
     "load_model": "frameworm.trained",
     "predict": "frameworm.predicting",
     "session": "frameworm.app",

@@ -34,12 +34,12 @@ from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.plugins.selection import Selection, select
 from frameworm.runs import RunDirectory
 from frameworm.training.device import available_devices, copy_scalar, resolve_device
+from frameworm.training.distributed.world import World, current, joined
 from frameworm.training.run import RunInfo, TrainResult
 from frameworm.training.seeding import seed_everything
 from frameworm.training.store import CheckpointStore, wait_for_writer
 from frameworm.training.trainer import Trainer
 from frameworm.training.warm import warm_start
-from frameworm.training.world import World, current, joined
 
 log = logging.getLogger("frameworm")
 

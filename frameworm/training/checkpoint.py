@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from frameworm.errors import CheckpointError, CorruptCheckpointError
+from frameworm.training.distributed.shards import FOLDER, is_sharded, mesh_of, read_shards, spread
 from frameworm.training.manifest import Manifest, find_checkpoint, list_checkpoints, verify
-from frameworm.training.shards import FOLDER, is_sharded, mesh_of, read_shards, spread
 from frameworm.training.store import CheckpointStore
 
 WEIGHTS = "model.safetensors"

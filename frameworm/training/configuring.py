@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from frameworm.config import Named, OptimizerConfig, TrainerConfig
 from frameworm.errors import ModelContractError, UnknownNameError, UserError
 from frameworm.training.contract import JointLoss, LossFunction
+from frameworm.training.distributed.strategies import Strategy
 from frameworm.training.optimization import Optimization, trained
 from frameworm.training.optimizers import build_optimizer, optimizer_for
 from frameworm.training.precision import Precision
 from frameworm.training.schedules import Schedule, schedule_for
-from frameworm.training.strategies import Strategy
 
 Scheduler = Schedule | LRScheduler | Named | str | None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from frameworm.training.shards import as_part_of, own_part, spread
+from frameworm.training.distributed.shards import as_part_of, own_part, spread
 
 
 class MovingAverage:

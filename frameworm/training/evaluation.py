@@ -15,10 +15,10 @@ from frameworm.core import get_metric
 from frameworm.errors import DataError, UserError
 from frameworm.events import TrainerHandle, ValidationBatchEnd, ValidationBegin
 from frameworm.training.contract import JointLoss, LossFunction, Outputs, scalars, size_of
+from frameworm.training.distributed.world import ALONE, World, merged
 from frameworm.training.ema import MovingAverage
 from frameworm.training.feed import Feed
 from frameworm.training.means import means_on
-from frameworm.training.world import ALONE, World, merged
 
 
 class MetricOverData:

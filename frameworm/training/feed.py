@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from frameworm.errors import DataError
 from frameworm.training.device import move
+from frameworm.training.distributed.sharing import agreed_length, while_all_have
+from frameworm.training.distributed.world import ALONE, World
 from frameworm.training.replaying import Replay, can_replay
 from frameworm.training.seeding import isolated_rng
-from frameworm.training.sharing import agreed_length, while_all_have
 from frameworm.training.times import Times
 from frameworm.training.workers import shelter_of, signals_held
-from frameworm.training.world import ALONE, World
 
 log = logging.getLogger("frameworm")
 

@@ -12,6 +12,7 @@ from bus import EventBus
 from frameworm.config import TrainerConfig
 from frameworm.errors import DataError
 from frameworm.events import ControlRequested, EpochBegin, EpochEnd, MetricsLogged, TrainerHandle, ValidationEnd
+from frameworm.training.distributed.world import ALONE, World
 from frameworm.training.evaluation import Evaluation
 from frameworm.training.feed import Feed
 from frameworm.training.limits import watched
@@ -22,7 +23,6 @@ from frameworm.training.seeding import isolated_rng, restore_rng, rng_state
 from frameworm.training.step import Step
 from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, micro_batches
-from frameworm.training.world import ALONE, World
 
 log = logging.getLogger("frameworm")
 

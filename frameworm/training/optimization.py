@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from frameworm.errors import CheckpointError
 from frameworm.training.contract import LossFunction
+from frameworm.training.distributed.shards import spread, whole
 from frameworm.training.means import Means
 from frameworm.training.schedules import Schedule
-from frameworm.training.shards import spread, whole
 
 
 class Optimization:

@@ -15,12 +15,12 @@ from bus import EventBus
 from frameworm.errors import CheckpointError
 from frameworm.events import CheckpointSave, CheckpointSaved, TrainerHandle
 from frameworm.training.checkpoint import load, manifest_of, packed
+from frameworm.training.distributed.shards import FOLDER, write_shards
+from frameworm.training.distributed.world import ALONE, World
 from frameworm.training.manifest import find_checkpoint
 from frameworm.training.progress import Progress, Requests
 from frameworm.training.seeding import rng_state
-from frameworm.training.shards import FOLDER, write_shards
 from frameworm.training.store import CheckpointStore
-from frameworm.training.world import ALONE, World
 from frameworm.training.writer import Writer
 
 log = logging.getLogger("frameworm")

@@ -19,15 +19,15 @@ from frameworm.events import (
     TrainerHandle,
 )
 from frameworm.training.contract import joined, scalars, size_of
+from frameworm.training.distributed.strategies import Strategy
+from frameworm.training.distributed.world import ALONE, World, merged
 from frameworm.training.ema import MovingAverage
 from frameworm.training.means import Means
 from frameworm.training.nonfinite import NonFinite
 from frameworm.training.optimization import Optimization
 from frameworm.training.progress import Progress, Requests
-from frameworm.training.strategies import Strategy
 from frameworm.training.times import Times
 from frameworm.training.windows import MicroBatch, Place
-from frameworm.training.world import ALONE, World, merged
 
 
 class Step:

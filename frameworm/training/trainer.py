@@ -29,10 +29,13 @@ from frameworm.events import (
     TrainResumed,
 )
 from frameworm.facts import RunView
-from frameworm.training.agreeing import requests_of
 from frameworm.training.asking import caller
 from frameworm.training.configuring import joint_loss, optimizations_for
 from frameworm.training.device import resolve_device
+from frameworm.training.distributed.agreeing import requests_of
+from frameworm.training.distributed.sharing import require_own_part
+from frameworm.training.distributed.strategies import strategy_for
+from frameworm.training.distributed.world import current, is_launched
 from frameworm.training.ema import MovingAverage
 from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
@@ -50,13 +53,10 @@ from frameworm.training.run import RunInfo, Status, TrainResult
 from frameworm.training.saving import Saving, Stateful
 from frameworm.training.schedules import Schedule
 from frameworm.training.seeding import deterministic, isolated_rng
-from frameworm.training.sharing import require_own_part
 from frameworm.training.step import Step
 from frameworm.training.store import CheckpointStore
-from frameworm.training.strategies import strategy_for
 from frameworm.training.times import Times
 from frameworm.training.windows import steps_in
-from frameworm.training.world import current, is_launched
 
 
 class Trainer:

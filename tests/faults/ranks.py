@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from frameworm.models.mlp import MLP
 from frameworm.plugins.hooks import CallbackHook
-from frameworm.training.shards import is_sharded
+from frameworm.training.distributed.shards import is_sharded
 
 ROOT = Path(__file__).parents[2]
 AT = 30
@@ -39,15 +39,20 @@ callbacks:
 
 
 class Faulty(MLP):
-    """A model whose loss cannot be had in a process where somebody says so."""
+    """A model whose loss cannot be had in a process where somebody says so, or is not a number, once."""
 
     faulty = False
+    spoilt = False
 
     def compute_loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Return what the model does, if it can."""
         if self.faulty:
             raise ArithmeticError("this batch is too much")
-        return super().compute_loss(x, y)
+        found = super().compute_loss(x, y)
+        if self.spoilt:
+            self.spoilt = False
+            found["loss"] = found["loss"] * float("nan")
+        return found
 
 
 class Plain(MLP):
@@ -115,10 +120,8 @@ class Trouble(CallbackHook):
             raise LookupError("the hook does not know")
         elif self.what == "loss":
             trainer.model.faulty = True
-        elif self.what == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.what == "terminate":
-            os.kill(os.getpid(), signal.SIGTERM)
+        elif self.what == "nan":
+            trainer.model.spoilt = True
 
 
 class Launched:

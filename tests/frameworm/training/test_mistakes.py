@@ -6,10 +6,10 @@
 | 2 one failing error hook starves the rest | here |
 | 3 end hooks do not fire after a crash | `test_endings.py` (one ending) |
 | 4 the old checkpoint is deleted before the new one is safe | `test_store.py` (a kill at any moment) |
-| 5 all ranks rename one directory, or write one state of the data | `tests/faults/test_worlds.py` (exact resume) |
+| 5 all ranks rename one directory, or write one state of the data | `distributed/test_worlds.py` (exact resume) |
 | 6 generators are restored before the skip, or a failed restore is a remark | `test_resume.py`, `test_seeding.py` |
 | 7 resume picks the newest directory, complete or not | here |
-| 8 an agreement on SIGTERM is asked for in each step | `tests/faults/test_worlds.py` (nothing in a step) |
+| 8 an agreement on SIGTERM is asked for in each step | `distributed/test_worlds.py` (nothing in a step) |
 | 9 a NaN is replaced by a mean in the log while the step goes ahead | `test_nonfinite.py` (the log shows it) |
 | 10 lists of durations grow for ever | here; the guard's 100 000 steps |
 | 11 signal handlers are installed at import | here |

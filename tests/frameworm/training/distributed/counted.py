@@ -1,4 +1,4 @@
-"""A program under torchrun that counts what its processes agree on: `python -m tests.faults.counted`."""
+"""A program under torchrun that counts what its processes agree on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program of one's own under torchrun, with data of one's own: `python -m tests.faults.own_loaders CASE`."""
+"""A program of one's own under torchrun, with data of one's own; its argument says which of the `CASES`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import frameworm
 from frameworm import Trainer, TrainerConfig
 from frameworm.config import Section
 from frameworm.models.mlp import MLP
-from frameworm.training.world import World
+from frameworm.training.distributed.world import World
 
 CASES = {
     "distributed": "",

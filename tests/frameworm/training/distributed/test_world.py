@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from frameworm.errors import UserError
-from frameworm.training.world import ALONE, current, joined, merged
+from frameworm.training.distributed.world import ALONE, current, joined, merged
 
 
 def test_who_is_alone_says_everything_to_itself() -> None:

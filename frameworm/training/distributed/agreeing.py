@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from bus import Event
-from frameworm.training.peers import Peers
+from frameworm.training.distributed.peers import Peers
+from frameworm.training.distributed.world import World
 from frameworm.training.progress import Request, Requests, Verb
-from frameworm.training.world import World
 
 
 class SharedRequests(Requests):
@@ -25,6 +25,7 @@ class SharedRequests(Requests):
         self._peers = peers
         self._asked: deque[Request] = deque()
         self._moment = 0
+        peers.begin()
         peers.next_moment = lambda: self._moment + 1
         peers.on_failure = lambda failure: self.waiting.append(Request("fail", str(failure)))
 

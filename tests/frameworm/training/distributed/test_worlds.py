@@ -15,9 +15,9 @@ from frameworm import load_model
 from frameworm.delivery.journal import journal_path
 from frameworm.training.checkpoint import weights_at
 from frameworm.training.manifest import list_checkpoints
-from tests.faults.own_loaders import CASES
 from tests.faults.ranks import CONFIG, a_free_port, launched, trained
 from tests.faults.support import LONG
+from tests.frameworm.training.distributed.own_loaders import CASES
 
 SHORT = CONFIG.replace("WHAT", "nothing").replace("epochs: 4000", "epochs: 2").replace("validate_every: 5", "ema: 0.9")
 ROUNDED = 2e-6
@@ -189,7 +189,7 @@ def test_one_run_of_mlflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", list(CASES))
 def test_loaders_of_ones_own(tmp_path: Path, case: str) -> None:
     """Data that are the same in all processes are refused; parts that end at different times end the epoch for all."""
-    with launched(tmp_path, ["tests.faults.own_loaders", case]) as one:
+    with launched(tmp_path, ["tests.frameworm.training.distributed.own_loaders", case]) as one:
         code, errors = one.end()
     expected = CASES[case]
     if expected:
@@ -202,6 +202,6 @@ def test_loaders_of_ones_own(tmp_path: Path, case: str) -> None:
 @LONG
 def test_nothing_is_agreed_on_in_a_step(tmp_path: Path) -> None:
     """Mistake 8: an agreement on signals, or on anything else, that is asked for in each step."""
-    with launched(tmp_path, ["tests.faults.counted"]) as one:
+    with launched(tmp_path, ["tests.frameworm.training.distributed.counted"]) as one:
         code, errors = one.end()
     assert code == 0, errors

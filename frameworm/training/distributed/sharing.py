@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from frameworm.errors import DataError
-from frameworm.training.world import World
+from frameworm.training.distributed.world import World
 
 _SHARES = ("ranks", "num_replicas")
 """What says for how many processes a sampler makes parts: ours, and torch's `DistributedSampler`."""

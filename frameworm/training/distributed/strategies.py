@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from frameworm.config import TrainerConfig
 from frameworm.errors import UserError
+from frameworm.training.distributed.world import World
 from frameworm.training.matching import matching
-from frameworm.training.world import World
 
 Function = Callable[..., Any]
 
@@ -51,6 +51,7 @@ class Replicated:
         self._world = world
         self._device = device
         self._replicas: list[_Replica] = []
+        self._syncs = True  # what is set in all of them: to set it takes longer than to know it
         for tensor in (*model.parameters(), *model.buffers()):  # all begin alike
             dist.broadcast(tensor.detach(), src=0)
 
@@ -69,9 +70,15 @@ class Replicated:
         """Take in what has been frozen or thawed meanwhile: what DDP does not know, it does not average."""
         for replica in self._replicas:
             replica.renew()
+        self._set(closes=True)
 
     def closes(self, closes: bool) -> None:  # noqa: FBT001  see above
         """Keep gradients back until the last batch before a step."""
+        if closes is not self._syncs:
+            self._set(closes=closes)
+
+    def _set(self, *, closes: bool) -> None:
+        self._syncs = closes
         for replica in self._replicas:
             replica.ddp.require_backward_grad_sync = closes
 

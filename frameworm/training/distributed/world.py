@@ -19,8 +19,8 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from bus.lock import Owner
 from frameworm.errors import RankError, UserError
-from frameworm.training.connections import break_off, open_connections
-from frameworm.training.peers import Peers, Transport
+from frameworm.training.distributed.connections import break_off, open_connections
+from frameworm.training.distributed.peers import Peers, Transport
 
 T = TypeVar("T")
 
