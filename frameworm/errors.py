@@ -263,7 +263,10 @@ class RetryLater(DeliveryError):  # noqa: N818  it is no complaint: it says what
 
 
 class StopTraining(Propagate):
-    """Raise it from a hook to end the run once the other hooks of the event have run; the run counts as stopped."""
+    """Raise it from a hook to end the run once the other hooks of the event have run; the run counts as stopped.
+
+    From `on_model_export` it refuses the export.
+    """
 
     def __init__(self, reason: str = "a hook asked to stop") -> None:
         super().__init__(reason)

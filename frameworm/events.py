@@ -320,7 +320,7 @@ class CheckpointLoad(TrainingEvent, frozen=True):
 
 
 class ModelExport(TrainingEvent, frozen=True):
-    """Before a model is written in one format."""
+    """Before a model is written in one format; a listener in step that raises `StopTraining` refuses it."""
 
     arguments: ClassVar = ("model", "exporter", "format")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,23 +104,24 @@ def export(
     differs by more than `tolerance` (by default 1e-5, of models in half precision more), ExportError is raised and
     nothing is left. The `output` folder, by default `exports/<checkpoint>` of the run, appears when all formats are in
     it; one that is there is an error, unless `overwrite` says that the export in it is to be replaced. The `plugins`,
-    by default those that the config selects, are told before each format is written, and of each once all are there.
-    Raises `UserError` for what cannot be had, or cannot be exported.
+    by default those that the config selects, are told before each format is written, and of each once all are there;
+    a hook `on_model_export` refuses a format, and with it the export, by raising `StopTraining` with its reason. Raises
+    `UserError` for what cannot be had, cannot be exported, or is refused.
     """
     directory, found, config = source.directory, source.checkpoint, source.config
     folder = Path(output) if output is not None else directory.path / "exports" / found.path.name
-    check_folder(folder, overwrite=overwrite)
     app.open_code(config, plugins)
     exporters = _exporters([formats] if isinstance(formats, str) else formats)
+    check_folder(folder, overwrite=overwrite)
     with isolated_rng(), EventBus(default_bus) as bus:
-        bus.on_propagate = lambda raised: isinstance(raised, StopTraining)  # there is no training to stop
+        job = _job(source, bus)
+        allowed = tolerance_of(job.forward) if tolerance is None else tolerance
         with whole_folder(folder, overwrite=overwrite) as made:
-            job = _job(source, bus)
-            allowed = tolerance_of(job.forward) if tolerance is None else tolerance
             written = {name: job.write(name, exporter, made, allowed) for name, exporter in exporters.items()}
             shutil.copyfile(directory.config, made / CONFIG)
             manifest = job.manifest(found, written)
             write_export_manifest(made, manifest)
+        bus.on_propagate = lambda raised: isinstance(raised, StopTraining)  # there is nothing left to stop
         for name, about in written.items():
             bus.publish(ModelExported(job.facts, str(folder / _told(about)), name))
     return Export(folder, manifest)
@@ -185,7 +187,7 @@ class _Job:
     def write(self, name: str, made: tuple[Exporter, str], folder: Path, tolerance: float) -> Format:
         """Write one format into a folder of its own below `folder`, and return how it agrees with the model."""
         exporter, owner = made
-        self.facts.bus.publish(ModelExport(self.facts, self.forward.model, exporter, name))
+        self._announce(name, exporter)
         self.forward.model.eval()  # whatever a hook has tried with it
         own = folder / (re.sub(r"[^\w.-]+", "-", name).strip(".") or "export")
         own.mkdir()
@@ -197,6 +199,18 @@ class _Job:
             )
         parity = compare(name, self.forward, exporter.load(self.forward, own), self.data, tolerance)
         return Format(exporter=owner, files=files, facts=more, parity=parity)
+
+    def _announce(self, name: str, exporter: Exporter) -> None:
+        """Tell that a format is to be written; raises UserError where a hook refuses it."""
+        try:
+            self.facts.bus.publish(ModelExport(self.facts, self.forward.model, exporter, name))
+        except StopTraining as refusal:
+            raise UserError(
+                f"format {name!r}: a hook refuses the export",
+                got=refusal.reason,
+                where=_raised_at(refusal),
+                hint="what it asks for, or an export without its plugin",
+            ) from refusal
 
     def manifest(self, found: Checkpoint, formats: Mapping[str, Format]) -> ExportManifest:
         """Return what the export says of itself."""
@@ -214,6 +228,12 @@ class _Job:
             outputs=self.forward.outputs,
             formats=formats,
         )
+
+
+def _raised_at(error: BaseException) -> str:
+    """Return the place, "file:line", that raised an error."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{innermost.filename}:{innermost.lineno}"
 
 
 def _told(about: Format) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import chdir, nullcontext
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -65,7 +67,7 @@ def export(
     What was written is loaded again and compared with the model on all validation data, in batches of several sizes. A
     format that does not agree fails, and nothing is written. The manifest.json in the folder says what is there.
     """
-    with logs.configure(), others_on_stderr(as_json):
+    with logs.configure(), others_on_stderr(as_json), _undone_by_sigterm():
         source = exporting.source_of(run, checkpoint, root=root)
         with chdir(home) if (home := _home_of(root)) else nullcontext():
             found = exporting.export(
@@ -82,6 +84,16 @@ def export(
     about = found.manifest
     write_line(f"{about.model}, epoch {about.epoch + 1}, step {about.step}: {output or found.path}")
     print_table(("format", "file", "bytes", "error"), _rows(found.manifest))
+
+
+@contextmanager
+def _undone_by_sigterm() -> Iterator[None]:
+    """End as Ctrl-C does at a SIGTERM: whatever has been written is removed on the way out."""
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _home_of(root: Path) -> Path | None:

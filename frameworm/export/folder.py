@@ -49,8 +49,8 @@ def check_folder(path: Path, *, overwrite: bool) -> None:
 def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give an empty folder that is `path` once the block is done; when it raises, everything is as it was.
 
-    An export that is replaced goes when the new one is complete. Raises UserError as `check_folder` does, and where
-    nothing can be written.
+    An export that is replaced goes when the new one is complete and on the disk. Raises UserError as
+    `check_folder` does, and where nothing can be written.
     """
     path = path.absolute()
     check_folder(path, overwrite=overwrite)
@@ -63,6 +63,8 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         made = staging / "new"
         made.mkdir()
         yield made
+        for file in (*made.rglob("*"), made):
+            _fsync(file)
         check_folder(path, overwrite=overwrite)  # it took a while
         _put(made, path, staging / "old")
     except OSError as error:
@@ -86,7 +88,11 @@ def _put(made: Path, path: Path, aside: Path) -> None:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -96,7 +102,7 @@ def _put(made: Path, path: Path, aside: Path) -> None:
 def _refused(path: Path, error: OSError) -> UserError:
     return UserError(
         "the export cannot be written",
-        got=error.strerror or str(error),
+        got=str(error),
         where=str(path),
         hint="a folder that can be written: -o DIR",
     )

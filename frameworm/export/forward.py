@@ -57,6 +57,13 @@ def inputs_of(model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
 
     Else it is the batch's first part, as in a validation. Raises UserError unless it is tensors, samples first.
     """
+    if type(model).forward is nn.Module.forward:
+        raise UserError(
+            "the model has no `forward`: there is nothing that could be exported",
+            expected="a method forward(x)",
+            got=f"{type(model).__module__}.{type(model).__qualname__}",
+            hint="the model.safetensors of the checkpoint, for the weights alone",
+        )
     given = getattr(model, "forward_inputs", lambda batch: parts_of(batch)[0])(batch)
     inputs = (given,) if isinstance(given, Tensor) else given
     if isinstance(inputs, tuple | list) and inputs and all(isinstance(value, Tensor) for value in inputs):
@@ -92,6 +99,8 @@ def tensors_in(outputs: Any) -> dict[str, Tensor]:
                 expected="tensors, alone or in tuples, lists and dicts",
                 got=type(leaf).__name__,
             )
+    if not names:
+        raise UserError("`forward` gives no tensor: there is nothing that could be exported", got=repr(outputs))
     return dict(names)
 
 

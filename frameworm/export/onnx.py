@@ -45,7 +45,8 @@ class ONNX:
                 dynamo=True,
                 verbose=False,
             )
-            assert made is not None
+        assert made is not None
+        with quietly():
             made.save(folder / FILE)
         versions = {name: str(import_module(name).__version__) for name in ("onnx", "onnxruntime")}
         return {"opset": made.model.opset_imports[""], **versions}

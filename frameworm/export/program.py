@@ -30,8 +30,10 @@ class TorchExport:
 
     def write(self, forward: Forward, folder: Path) -> Mapping[str, str | int]:
         """Write the program, of any number of samples. Raises UserError for a `forward` that has no graph."""
+        content = io.BytesIO()  # torch's own writing to a disk that is full fails with no OSError
         with quietly():
-            torch.export.save(program_of(forward), folder / FILE)
+            torch.export.save(program_of(forward), content)
+        (folder / FILE).write_bytes(content.getbuffer())
         return {}
 
     def load(self, _forward: Forward, folder: Path) -> Callable[..., Any]:

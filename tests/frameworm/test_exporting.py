@@ -78,6 +78,10 @@ class Textual(Base):
     def forward(self, x):
         return {"logits": self.layer(x), "name": "text"}
 
+class Empty(Base):
+    def forward(self, x):
+        return {}
+
 class Double(Base):
     def __init__(self, config):
         super().__init__(config)
@@ -400,6 +404,8 @@ def test_tied_weights_stay_tied() -> None:
         ("OneSize", "torch-export", "works for one batch size alone"),
         ("Random", "safetensors", "draws random numbers"),
         ("Textual", "safetensors", "gives what cannot be exported"),
+        ("Empty", "safetensors", "gives no tensor"),
+        ("Base", "safetensors", "the model has no `forward`"),
         ("Refusing", "safetensors", "forward_inputs(batch)"),
         ("Untranslatable", "onnx", "svd"),
         ("Stateful", "safetensors", "cannot hold the model's state"),
