@@ -83,9 +83,7 @@ def test_sigterm_to_one_rank(tmp_path: Path) -> None:
     """Both finish the same step, save it, and exit as one that was terminated does."""
     code, errors, run = rehearse(tmp_path, "nothing", number=signal.SIGTERM)
     assert code == 1, errors  # torchrun's own
-    assert (
-        "exitcode  : 143" in errors
-    )  # of the other one torchrun may say that it has ended it itself, when it was done
+    assert "exitcode  : 143" in errors  # the other one may be ended by torchrun, when it is done
     ends = [ending(run, rank) for rank in (0, 1)]
     assert [(end["status"], end["reason"]) for end in ends] == [("interrupted", "SIGTERM")] * 2
     assert ends[0]["step"] == ends[1]["step"] == checkpoints_are_whole(run)
