@@ -81,8 +81,6 @@ class Step:
             part.means = self._new_means()
         self._left_out = 0
         self._model.train()
-        if self._strategy is not None:
-            self._strategy.begin_epoch()
 
     def end_epoch(self) -> None:
         """Finish an epoch whose batches are all trained."""

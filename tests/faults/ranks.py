@@ -110,6 +110,10 @@ class Trouble(CallbackHook):
         """Do it."""
         if trainer.step == AT:
             os.write(1, f"rank {trainer.rank} is there\n".encode())
+            if self.what == "thaw":
+                frozen = [weight for weight in trainer.model.parameters() if not weight.requires_grad]
+                trainer.model.requires_grad_(True)
+                trainer.optimizer.add_param_group({"params": frozen})
         if trainer.step != AT or trainer.rank != self.rank:
             return
         if self.what == "stop":

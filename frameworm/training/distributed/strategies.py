@@ -29,9 +29,6 @@ class Strategy(Protocol):
     def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
         """Return `function`, which computes a loss, such that `backward` averages the gradients of `parameters`."""
 
-    def begin_epoch(self) -> None:
-        """Take in what has been frozen or thawed meanwhile."""
-
     def closes(self, closes: bool) -> None:  # noqa: FBT001  it is called in each step
         """Say whether the batch that follows is the last one before a step."""
 
@@ -51,7 +48,7 @@ class Replicated:
         self._world = world
         self._device = device
         self._replicas: list[_Replica] = []
-        self._syncs = True  # what is set in all of them: to set it takes longer than to know it
+        self._syncs = True  # what is set in all of them
         for tensor in (*model.parameters(), *model.buffers()):  # all begin alike
             dist.broadcast(tensor.detach(), src=0)
 
@@ -66,21 +63,12 @@ class Replicated:
         devices = [self._device] if self._device.type == "cuda" else None
         return DistributedDataParallel(loss, device_ids=devices, find_unused_parameters=self._find_unused)
 
-    def begin_epoch(self) -> None:
-        """Take in what has been frozen or thawed meanwhile: what DDP does not know, it does not average."""
-        for replica in self._replicas:
-            replica.renew()
-        self._set(closes=True)
-
     def closes(self, closes: bool) -> None:  # noqa: FBT001  see above
         """Keep gradients back until the last batch before a step."""
         if closes is not self._syncs:
-            self._set(closes=closes)
-
-    def _set(self, *, closes: bool) -> None:
-        self._syncs = closes
-        for replica in self._replicas:
-            replica.ddp.require_backward_grad_sync = closes
+            self._syncs = closes
+            for replica in self._replicas:
+                replica.syncs(closes)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average gradients that have been kept back."""
@@ -104,23 +92,26 @@ class _Replica:
         self._parameters = parameters
         self._buffers = buffers
         self._make = make
-        self._trained: list[nn.Parameter] = []
-        self.ddp: Any = None
+        self._known: list[int] = []  # the ids of the parameters that the DDP was made for
+        self._syncs = True
+        self._ddp: Any = None
         self.__wrapped__ = function  # for its signature
 
-    def renew(self) -> None:
-        """Make the DDP, if other parameters are trained than those it was made for."""
-        trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
-        if list(map(id, trained)) != list(map(id, self._trained)):
-            self._trained = trained
-            self.ddp = self._make(_Loss(self._function, trained, self._buffers))
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            if self.ddp is None:
-                self.renew()
-            return self.ddp(*args, **kwargs)
-        return self._function(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return self._function(*args, **kwargs)
+        trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
+        if list(map(id, trained)) != self._known:  # something was frozen or thawed: what it does not know, it leaves
+            self._known = list(map(id, trained))
+            self._ddp = self._make(_Loss(self._function, trained, self._buffers))
+            self.syncs(self._syncs)
+        return self._ddp(*args, **kwargs)
+
+    def syncs(self, syncs: bool) -> None:  # noqa: FBT001  it is the only argument
+        """Say whether the next backward pass averages gradients."""
+        self._syncs = syncs
+        if self._ddp is not None:
+            self._ddp.require_backward_grad_sync = syncs
 
 
 class _Loss(nn.Module):
@@ -163,9 +154,6 @@ class Sharded:
     def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:  # noqa: ARG002
         """Return `function`, which enters the model as all do that compute with it."""
         return function
-
-    def begin_epoch(self) -> None:
-        """Do nothing."""
 
     def closes(self, closes: bool) -> None:  # noqa: FBT001  see above
         """Do nothing: gradients that are kept back would be kept whole."""

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from torch import Tensor
@@ -146,6 +147,20 @@ def test_several_optimizers_and_accumulation(tmp_path: Path) -> None:
     two = trained(tmp_path / "two", config=config)
     assert apart(last_weights(one), last_weights(two)) < ROUNDED
     assert means(one, "epoch_end")[-1] == pytest.approx(means(two, "epoch_end")[-1], rel=1e-4)
+
+
+@LONG
+def test_what_is_thawed_within_an_epoch_is_averaged(tmp_path: Path) -> None:
+    """From the next step on, and not from the next epoch: else each process would train a part of its own."""
+    config = SHORT.replace("nothing", "thaw")
+    frozen = 'trainer.freeze=["layers.1.*"]'
+    one = trained(tmp_path / "one", "data.batch_size=64", "checkpoint.every_epochs=1", frozen, config=config, ranks=1)
+    two = trained(tmp_path / "two", frozen, config=config)
+    first, second = (load_file(two / f"weights.r{rank}.safetensors") for rank in (0, 1))
+    assert apart(first, second) == 0
+    assert apart(last_weights(one), last_weights(two)) < ROUNDED
+    last, before = last_weights(one), weights_at(list_checkpoints(one / "checkpoints")[0].path)
+    assert not torch.equal(last["layers.1.weight"], before["layers.1.weight"])
 
 
 @LONG
