@@ -4,6 +4,8 @@
         model.safetensors           the weights
         state.safetensors           the tensors of everything else
         state.pt                    everything else, in plain containers; format 1 had the tensors in it as well
+        sharded/                    of a model that several processes share: those parts of all that each has, by
+                                    torch.distributed.checkpoint, in safetensors
         manifest.json               what this module reads and writes; sealed with a digest of its own content
     checkpoints/.tmp-...            being written, or left behind by a writer that was killed
 
