@@ -78,3 +78,8 @@ def descriptor(stream: TextIO) -> int | None:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def counted(number: int, word: str) -> str:
+    """A number and what it counts: `1 epoch`, `1,200 steps`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

@@ -23,7 +23,7 @@ from frameworm.plugins.loader import Plugin, get_plugin_loader
 from frameworm.plugins.names import key_of
 from frameworm.plugins.project import PLUGINS, project_root
 from frameworm.plugins.scaffold import Kind
-from frameworm.terminal import printable, write_line
+from frameworm.terminal import counted, printable, write_line
 
 
 def _path_or_name(_context: click.Context, _argument: click.Parameter, text: str | None) -> str | Path | None:
@@ -193,8 +193,8 @@ def check(ctx: click.Context, name: str | Path | None, *, as_json: bool) -> None
             write_line(f"{where}: {finding.level}: {candidate.name}: {finding.message}")
             if finding.hint is not None:
                 write_line(f"  try: {finding.hint}")
-        counts = _counted(wrong, "error"), _counted(len(findings) - wrong, "warning")
-        write_line(f"checked {_counted(len(candidates), 'plugin')}: {', '.join(counts)}")
+        counts = counted(wrong, "error"), counted(len(findings) - wrong, "warning")
+        write_line(f"checked {counted(len(candidates), 'plugin')}: {', '.join(counts)}")
     ctx.exit(1 if wrong else 0)
 
 
@@ -250,7 +250,3 @@ def _plain(plugin: Plugin) -> Any:
 
 def _warn(text: str) -> None:
     click.echo(printable(f"warning: {text}"), err=True)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

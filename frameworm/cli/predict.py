@@ -9,7 +9,7 @@ import click
 
 from frameworm import logs, predicting, runs
 from frameworm.cli.project import runs_folder
-from frameworm.terminal import write_line
+from frameworm.terminal import counted, write_line
 
 
 @click.command()
@@ -32,4 +32,4 @@ def predict(
         directory = runs.find(root, run)
         predictions = predicting.predict(directory.path, source, checkpoint=checkpoint, batch_size=batch_size)
     predicting.save(predictions, output)
-    write_line(f"{output}: {len(predictions)} predictions of {directory.path.name}")
+    write_line(f"{output}: {counted(len(predictions), 'prediction')} of {directory.path.name}")

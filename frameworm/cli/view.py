@@ -18,7 +18,7 @@ from frameworm.errors import FramewormError, RankError
 from frameworm.listeners.console import ConsoleLines, LogLines
 from frameworm.listeners.progress import ProgressBars
 from frameworm.listeners.summary import Report
-from frameworm.terminal import printable, write_line
+from frameworm.terminal import counted, printable, write_line
 
 
 class Listener(Protocol):
@@ -58,9 +58,8 @@ class TextView:
     def dry_run(self, result: DryRun) -> None:
         """Print what would be trained, in two lines."""
         batches = "" if result.batches_per_epoch is None else f" of {result.batches_per_epoch:,} batches"
-        write_line(
-            f"{result.model}: {result.parameters:,} parameters, on {result.device}, {result.epochs} epochs{batches}"
-        )
+        epochs = counted(result.epochs, "epoch")
+        write_line(f"{result.model}: {result.parameters:,} parameters, on {result.device}, {epochs}{batches}")
         write_line(f"the loss of the first batch is {result.loss:.4g}; nothing was written")
 
     def summary(self, report: Report) -> None:

@@ -9,6 +9,7 @@ from bus import EventBus, Subscription
 from frameworm import terminal
 from frameworm.events import EpochEnd, TrainBegin
 from frameworm.listeners.throughput import Throughput
+from frameworm.terminal import counted
 
 BEHIND_HOOKS = 90  # the priority of those who show an epoch: hooks add metrics to it, and print
 
@@ -87,8 +88,3 @@ def rate_text(throughput: Throughput) -> str:
     if throughput.samples:
         return f"{throughput.samples_per_second:,.0f} samples/s"
     return f"{throughput.batches_per_second:,.1f} batches/s"
-
-
-def counted(number: int, word: str) -> str:
-    """A number and what it counts: `1 epoch`, `1,200 steps`."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

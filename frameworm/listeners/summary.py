@@ -13,7 +13,7 @@ import msgspec
 from bus import LAST, EventBus, ListenerStatistics, Subscription
 from frameworm.delivery.status import ListenerReport, status
 from frameworm.events import EpochBegin, EpochEnd, TrainBegin, TrainEnd
-from frameworm.listeners.console import counted
+from frameworm.terminal import counted
 from frameworm.training.store import direction
 
 NOTICEABLE = 0.01  # the share of the time from which on a listener's cost is worth a word ...

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from frameworm.terminal import abandon, descriptor, printable, tolerant, write_line
+from frameworm.terminal import abandon, counted, descriptor, printable, tolerant, write_line
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,8 @@ print("after")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "ours\nafter\n"
     assert done.stderr == "raw\nchild\n"
+
+
+def test_what_is_counted_is_one_or_several() -> None:
+    """A word for one, another for none or more."""
+    assert [counted(number, "epoch") for number in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
