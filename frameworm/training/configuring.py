@@ -16,7 +16,7 @@ from frameworm.config import Named, OptimizerConfig, TrainerConfig
 from frameworm.errors import ModelContractError, UnknownNameError, UserError
 from frameworm.training.contract import JointLoss, LossFunction
 from frameworm.training.distributed.strategies import Strategy
-from frameworm.training.optimization import Optimization, trained
+from frameworm.training.optimization import Optimization
 from frameworm.training.optimizers import build_optimizer, optimizer_for
 from frameworm.training.precision import Precision
 from frameworm.training.schedules import Schedule, schedule_for
@@ -53,7 +53,7 @@ def optimizations_for(
 
     def dressed(made: Optimizer, function: Any) -> Any:
         computed = precision.wrap(compute(function))
-        return computed if strategy is None else strategy.dress(computed, lambda: trained(made))
+        return computed if strategy is None else strategy.dress(computed, made)
 
     def of(name: str | None, made: Optimizer, own: OptimizerConfig, scheduler: Scheduler) -> Optimization:
         accumulate = own.accumulate or options.accumulate

@@ -11,11 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from frameworm.config import TrainerConfig
 from frameworm.errors import UserError
 from frameworm.training.distributed.world import World
 from frameworm.training.matching import matching
+from frameworm.training.optimization import trained
 
 Function = Callable[..., Any]
 
@@ -26,8 +28,8 @@ _ENTERED = ("forward", "compute_loss", "sample")
 class Strategy(Protocol):
     """What a model's loss has to go through, for the gradients to be those of all processes' batches."""
 
-    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
-        """Return `function`, which computes a loss, such that `backward` averages the gradients of `parameters`."""
+    def dress(self, function: Function, optimizer: Optimizer) -> Function:
+        """Return `function`, a loss, such that `backward` averages the gradients of what `optimizer` trains."""
 
     def closes(self, closes: bool) -> None:  # noqa: FBT001  it is called in each step
         """Say whether the batch that follows is the last one before a step."""
@@ -52,10 +54,10 @@ class Replicated:
         for tensor in (*model.parameters(), *model.buffers()):  # all begin alike
             dist.broadcast(tensor.detach(), src=0)
 
-    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:
+    def dress(self, function: Function, optimizer: Optimizer) -> Function:
         """Return `function` in a DDP of its own: of several optimizers each has its own gradients."""
         buffers = [] if self._replicas else list(self._model.buffers())
-        replica = _Replica(function, parameters, buffers, self._made)
+        replica = _Replica(function, optimizer, buffers, self._made)
         self._replicas.append(replica)
         return replica
 
@@ -84,15 +86,15 @@ class _Replica:
     def __init__(
         self,
         function: Function,
-        parameters: Callable[[], Iterable[nn.Parameter]],
+        optimizer: Optimizer,
         buffers: Sequence[Tensor],
         make: Callable[[nn.Module], DistributedDataParallel],
     ) -> None:
         self._function = function
-        self._parameters = parameters
+        self._optimizer = optimizer
         self._buffers = buffers
         self._make = make
-        self._known: list[int] = []  # the ids of the parameters that the DDP was made for
+        self._known: list[bool] = []  # which of the optimizer's parameters are trained, for which the DDP was made
         self._syncs = True
         self._ddp: Any = None
         self.__wrapped__ = function  # for its signature
@@ -100,10 +102,12 @@ class _Replica:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._function(*args, **kwargs)
-        trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
-        if list(map(id, trained)) != self._known:  # something was frozen or thawed: what it does not know, it leaves
-            self._known = list(map(id, trained))
-            self._ddp = self._make(_Loss(self._function, trained, self._buffers))
+        # In each step, and so not in a call: what was frozen or thawed meanwhile, a DDP does not notice by itself.
+        found = [one.requires_grad for group in self._optimizer.param_groups for one in group["params"]]
+        if found != self._known:
+            self._known = found
+            parameters = [parameter for parameter in trained(self._optimizer) if parameter.requires_grad]
+            self._ddp = self._make(_Loss(self._function, parameters, self._buffers))
             self.syncs(self._syncs)
         return self._ddp(*args, **kwargs)
 
@@ -151,7 +155,7 @@ class Sharded:
             if hasattr(model, method):
                 setattr(model, method, entrance.through(method))
 
-    def dress(self, function: Function, parameters: Callable[[], Iterable[nn.Parameter]]) -> Function:  # noqa: ARG002
+    def dress(self, function: Function, optimizer: Optimizer) -> Function:  # noqa: ARG002
         """Return `function`, which enters the model as all do that compute with it."""
         return function
 
