@@ -111,7 +111,6 @@ class Trainer:
         self.model = model.to(self.device)
         freeze(model, options.freeze)
         checkpoint_activations(model, options.checkpoint_activations)
-        self._model_class = type(model).__name__
         strategy = strategy_for(options, model, world, self.device)
         self.metrics: dict[str, float] = {}
         self.status: Status = "ready"
@@ -267,7 +266,7 @@ class Trainer:
     @property
     def model_name(self) -> str:
         """The name under which the model was registered, or its class's."""
-        return self.run.model or self._model_class
+        return self.run.model or type(self.model).__name__
 
     @property
     def epoch(self) -> int:

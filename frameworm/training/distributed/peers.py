@@ -8,7 +8,6 @@ latest of these: a process may be waiting in a collective for one that is alread
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
@@ -20,8 +19,6 @@ import torch.distributed as dist
 
 from bus.lock import Owner
 from frameworm.errors import RankError
-
-log = logging.getLogger("frameworm")
 
 Transport = Callable[[], Any]
 """Makes a connection to the store at which the processes met."""
