@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from frameworm.errors import UserError
 from frameworm.export.manifest import read_export_manifest
 from frameworm.training.manifest import MANIFEST
+from frameworm.training.store import fsync
 
 CONFIG = "config.yaml"
 """The config of the run, from which the model is made anew."""
@@ -64,7 +64,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         made.mkdir()
         yield made
         for file in (*made.rglob("*"), made):
-            _fsync(file)
+            fsync(file)
         check_folder(path, overwrite=overwrite)  # it took a while
         _put(made, path, staging / "old")
     except OSError as error:
@@ -88,15 +88,7 @@ def _put(made: Path, path: Path, aside: Path) -> None:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path.parent)
 
 
 def _refused(path: Path, error: OSError) -> UserError:

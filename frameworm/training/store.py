@@ -128,9 +128,9 @@ class CheckpointStore:
             written = {name: _write(temporary / name, content) for name, content in files.items()}
             write_manifest(temporary, msgspec.structs.replace(manifest, files={**written, **given}))
             for path in (*temporary.rglob("*"), temporary):
-                _fsync(path)
+                fsync(path)
             temporary.rename(final)
-            _fsync(self.root)
+            fsync(self.root)
             self._retire()
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -151,7 +151,7 @@ class CheckpointStore:
         """Make the directory, if it is not there. Raises OSError."""
         if not self.root.exists():
             self.root.mkdir(parents=True)
-            _fsync(self.root.parent)
+            fsync(self.root.parent)
 
     def _sweep(self) -> None:
         for leftover in self.root.glob(f"{_TEMPORARY}*"):
@@ -202,7 +202,8 @@ def _write(file: Path, content: Content) -> File:
     return File(size, digest.hexdigest())
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have a file or a folder on the disk when this returns. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
