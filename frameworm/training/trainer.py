@@ -35,7 +35,7 @@ from frameworm.training.device import resolve_device
 from frameworm.training.distributed.agreeing import requests_of
 from frameworm.training.distributed.sharing import require_own_part
 from frameworm.training.distributed.strategies import strategy_for
-from frameworm.training.distributed.world import current, is_launched
+from frameworm.training.distributed.world import to_train_in
 from frameworm.training.ema import MovingAverage
 from frameworm.training.ending import Drain, drain, patience
 from frameworm.training.evaluation import Evaluation
@@ -95,14 +95,7 @@ class Trainer:
         run: RunInfo | None = None,
         checkpoints: CheckpointStore | None = None,
     ) -> None:
-        self._world = world = current()
-        if world.size == 1 and is_launched():
-            raise UserError(
-                "this is one of several processes, and would train alone",
-                expected="that the processes have joined before there is a trainer",
-                got="a launcher's RANK and WORLD_SIZE in the environment",
-                hint="with frameworm.joined(): ...",
-            )
+        self._world = world = to_train_in()
         self.options = options = options or TrainerConfig()
         self.bus = bus = bus if bus is not None else EventBus(parent=default_bus)
         self.run = run or RunInfo()
@@ -421,8 +414,7 @@ class Trainer:
         self.status, self.error, self._signal = "running", None, None
         with ExitStack() as stack:
             stack.callback(self._saving.close)
-            if self._world.peers is not None:
-                self._world.peers.begin()
+            self._world.begin()
             stack.enter_context(hearing_of_listeners(self, self.bus, self._requests))
             stack.enter_context(interrupts(self._interrupt))
             for feed in self._feeds:
@@ -431,7 +423,7 @@ class Trainer:
                 with deterministic(self.options.deterministic):
                     ended = self._run()
             except BaseException as error:
-                failed = error if self._world.peers is None else self._world.peers.blamed(error)
+                failed = self._world.blamed(error)
                 self._end_with(failed)
                 if failed is error:
                     raise
@@ -440,8 +432,7 @@ class Trainer:
                 self._signal = signal.Signals[ended.reason]  # which another process may have got
             self.status = "finished" if ended is None else "stopped" if ended.verb == "stop" else "interrupted"
             reason = None if ended is None else ended.reason
-            if self._world.peers is not None:
-                self._world.peers.end()
+            self._world.end()
             self.bus.publish(TrainEnd(self, self.status, reason, None))
             self._drain()
         self._leave_as_signalled()

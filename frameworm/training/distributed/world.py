@@ -98,6 +98,22 @@ class World:
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._control)
         return bool(said)
 
+    # What becomes of a training: see `Peers`
+
+    def begin(self) -> None:
+        """Take up a training, in which the others are missed when they are gone."""
+        if self.peers is not None:
+            self.peers.begin()
+
+    def end(self) -> None:
+        """Say that a training has ended as agreed."""
+        if self.peers is not None:
+            self.peers.end()
+
+    def blamed(self, error: BaseException) -> BaseException:
+        """Return what ends all processes: `error`, which the others are told, or what one has failed with before."""
+        return error if self.peers is None else self.peers.blamed(error)
+
 
 ALONE = World()
 
@@ -106,6 +122,18 @@ _current = ALONE
 
 def current() -> World:
     """The processes that this one trains with, while `joined` lasts."""
+    return _current
+
+
+def to_train_in() -> World:
+    """The processes that a trainer trains with; raises UserError where a launcher has started several, unjoined."""
+    if _current is ALONE and is_launched():
+        raise UserError(
+            "this is one of several processes, and would train alone",
+            expected="that the processes have joined before there is a trainer",
+            got="a launcher's RANK and WORLD_SIZE in the environment",
+            hint="with frameworm.joined(): ...",
+        )
     return _current
 
 
