@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -23,6 +23,8 @@ CASES = {
     "all": "each of 2 processes would train on the same samples",
     "uneven": "the processes have different numbers of batches",
     "late": "the optimizer would not train the model",
+    "unused": "",
+    "fp16": "a sharded model does not train in fp16",
     "alone": "this is one of several processes, and would train alone",
 }
 """What each says, if it is refused."""
@@ -43,7 +45,7 @@ class Stream:
 
 def data_of(case: str, world: World) -> Iterable[Any]:
     """Return the training data of a process."""
-    if case in {"distributed", "late"}:
+    if case in {"distributed", "late", "unused", "fp16"}:
         return DataLoader(SAMPLES, 4, sampler=DistributedSampler(SAMPLES))
     if case == "all":
         return DataLoader(SAMPLES, 4, shuffle=True)
@@ -61,11 +63,16 @@ def main(case: str) -> None:
     if case == "late":
         optimizer = SGD(model.parameters(), lr=0.1)
         options = TrainerConfig(epochs=2, device="cpu", strategy="fsdp")
+    if case == "fp16":
+        options = TrainerConfig(epochs=2, device="cpu", strategy="fsdp", precision="fp16")
+    if case == "unused":
+        model.never_asked = nn.Linear(2, 2)
+        options = TrainerConfig(epochs=2, device="cpu", find_unused_parameters=True)
     with frameworm.joined() as world:
         trainer = Trainer(model, data_of(case, world), optimizer=optimizer, options=options)
         result = trainer.fit()
         assert result.status == "finished"
-        assert trainer.step == {"distributed": 10, "streams": 6}[case]
+        assert trainer.step == {"distributed": 10, "unused": 10, "streams": 6}[case]
 
 
 if __name__ == "__main__":
