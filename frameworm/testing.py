@@ -14,6 +14,7 @@ from frameworm import app, config
 from frameworm.core import ownership, registries
 from frameworm.core.ownership import NAMESPACE, package_of
 from frameworm.plugins import loader as loaders
+from frameworm.plugins.hooks import HookRegistry
 from frameworm.plugins.loader import Plugin, PluginLoader
 from frameworm.plugins.selection import Selection
 from frameworm.training.trainer import Trainer
@@ -118,6 +119,7 @@ def _without_plugins() -> Iterator[None]:
         for registry in registries.values():
             undo.enter_context(registry.without_plugins())
         undo.enter_context(ownership.fresh_ledgers())
+        undo.enter_context(HookRegistry.without_hooks())
         for name in modules:
             del sys.modules[name]
         for entry in paused:

@@ -120,6 +120,19 @@ class HookRegistry:
         return not cls._disabled
 
     @classmethod
+    @contextmanager
+    def without_hooks(cls) -> Iterator[None]:
+        """Know of no hooks, and bring those back at the end that were known; the buses go on calling them."""
+        before, elsewhere = cls._subscriptions, list(process_hooks)
+        cls._subscriptions = WeakSet()
+        process_hooks.clear()
+        try:
+            yield
+        finally:
+            cls._subscriptions = before
+            process_hooks[:] = elsewhere
+
+    @classmethod
     def _switch(cls, *, enabled: bool) -> None:
         for subscription in cls._alive():
             (subscription.resume if enabled else subscription.pause)()

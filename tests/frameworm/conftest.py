@@ -7,20 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from bus import default_bus
-from frameworm.plugins.hooks import HookRegistry
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_on_the_default_bus() -> Iterator[None]:
-    """Every trainer hears of hooks on the default bus: a test that left one there would change those after it."""
-    yield
-    left = default_bus.subscriptions()
-    enabled = HookRegistry.is_enabled()
-    HookRegistry.enable()
-    for subscription in left:
-        subscription.cancel()
-    assert not left
-    assert enabled
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from textwrap import dedent
 
 import pytest
 
-from bus import default_bus
+from bus import EventBus, default_bus
 from frameworm.core import get_model, registries
-from frameworm.plugins.hooks import HookRegistry
+from frameworm.plugins.hooks import CallbackHook, HookRegistry
 from frameworm.plugins.loader import get_plugin_loader, load_plugins
 from frameworm.testing import RecordingBus, assert_unloads_cleanly, isolated_plugins, tiny_trainer
 
@@ -24,6 +24,17 @@ CODE = """
         @HookRegistry.on("on_epoch_end")
         def hook(trainer): ...
 """
+
+
+class Ends(CallbackHook):
+    """Hears the end of trainings."""
+
+    def on_train_end(self) -> None:
+        """Do nothing."""
+
+
+def elsewhere(step: int) -> None:
+    """Can be imported in another process."""
 
 
 @pytest.fixture
@@ -61,6 +72,20 @@ def test_plugins_are_apart(folder: Path, tmp_path: Path) -> None:
     assert sys.path == path
     assert (default_bus.subscriptions(), subscription.state) == ([subscription], "active")
     subscription.cancel()
+
+
+def test_hooks_from_outside_are_not_listed(tmp_path: Path) -> None:
+    """Neither those of all trainers nor of one that is still about; what comes and goes inside does not take them."""
+    other = EventBus(default_bus)
+    HookRegistry.on("on_batch_end", dispatch="process")(elsewhere)
+    with Ends().register(), Ends().register(other):
+        outside = HookRegistry.list_hooks()
+        assert len(outside["on_train_end"]) == 2
+        with isolated_plugins(tmp_path):
+            assert HookRegistry.list_hooks() == {}
+            with HookRegistry.disable(), Ends().register():
+                assert set(HookRegistry.list_hooks()) == {"on_train_end"}
+        assert HookRegistry.list_hooks() == outside
 
 
 def test_a_test_that_fails_inside_leaves_nothing_either(folder: Path, tmp_path: Path) -> None:

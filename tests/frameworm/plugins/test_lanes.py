@@ -31,14 +31,6 @@ def trainer() -> Iterator[Trainer]:
     made.bus.close()
 
 
-@pytest.fixture(autouse=True)
-def _no_process_hooks() -> Iterator[None]:
-    """What a test registers for the process lane is taken back."""
-    before = list(process_hooks)
-    yield
-    process_hooks[:] = before
-
-
 def on_epoch_end(trainer: Any, epoch: int) -> None:
     """Can be imported, from here."""
 

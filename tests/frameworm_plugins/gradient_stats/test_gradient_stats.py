@@ -16,7 +16,7 @@ from bus.testing import record
 from frameworm import app, config
 from frameworm.errors import UserError
 from frameworm.plugins.hooks import HookRegistry
-from frameworm.plugins.loader import get_plugin_loader
+from frameworm.testing import isolated_plugins
 from frameworm_plugins.gradient_stats import GradientAlarm, GradientNorms, GradientStats, group_norms
 
 CONFIG = {
@@ -113,10 +113,8 @@ def test_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(one, other) for one, other in zip(without, with_it, strict=True))
 
 
-def test_another_plugin_may_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_plugin_may_listen(tmp_path: Path) -> None:
     """Once it is loaded its events have hooks, which go when it is reloaded or unloaded with their listeners."""
-    monkeypatch.chdir(tmp_path)
-    loader = get_plugin_loader()
     folder = tmp_path / "frameworm_plugins" / "watcher"
     folder.mkdir(parents=True)
     (folder / "plugin.yaml").write_text("name: watcher\nrequires: gradient-stats\n")
@@ -124,8 +122,9 @@ def test_another_plugin_may_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "from frameworm.plugins.hooks import HookRegistry\n"
         "def register():\n    HookRegistry.on('on_gradient_alarm')(lambda trainer, group, norm, kind: None)\n"
     )
-    assert loader.load("watcher").registered == ("hook on_gradient_alarm",)
-    assert loader.reload("gradient-stats").state == "loaded"
-    assert list(HookRegistry.list_hooks()) == ["on_gradient_alarm"]
-    assert loader.unload("gradient-stats") == ("watcher", "gradient-stats")
-    assert HookRegistry.list_hooks() == {}
+    with isolated_plugins(tmp_path) as loader:
+        assert loader.load("watcher").registered == ("hook on_gradient_alarm",)
+        assert loader.reload("gradient-stats").state == "loaded"
+        assert list(HookRegistry.list_hooks()) == ["on_gradient_alarm"]
+        assert loader.unload("gradient-stats") == ("watcher", "gradient-stats")
+        assert HookRegistry.list_hooks() == {}
