@@ -43,15 +43,16 @@ from frameworm.training.warm import warm_start
 
 log = logging.getLogger("frameworm")
 
-_NOTHING = (None, None)
-
 _SEED_STEP = 1_000_003  # between the seeds of two processes: far enough that runs with the next seeds share none
 
 _TOLD_EVERY = 5.0  # seconds between two lines about what is waited for
 
 
 class DryRun(msgspec.Struct, frozen=True):
-    """What a config would train: `parameters` are those that are trained, `loss` is that of the first batch."""
+    """What a config would train: `parameters` are those that are trained, `loss` is that of the first batch.
+
+    `checkpoint` is what it would go on from.
+    """
 
     model: str
     parameters: int
@@ -59,6 +60,7 @@ class DryRun(msgspec.Struct, frozen=True):
     batches_per_epoch: int | None
     epochs: int
     loss: float
+    checkpoint: str | None
 
 
 def train(
@@ -81,21 +83,27 @@ def train(
         return trainer.fit()
 
 
-def dry_run(config: Config, *, plugins: Selection | None = None) -> DryRun:
-    """Build everything that the config names and try one batch; nothing is trained or written."""
-    with joined():
-        return _tried(build(config, plugins=plugins))
+def dry_run(config: Config, *, resume: str | None = None, plugins: Selection | None = None) -> DryRun:
+    """Build everything that the config names and try one batch; nothing is trained or written.
 
-
-def _tried(trainer: Trainer) -> DryRun:
-    return DryRun(
-        model=trainer.model_name,
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
-        device=str(trainer.device),
-        batches_per_epoch=trainer.batches_per_epoch,
-        epochs=trainer.epochs,
-        loss=trainer.try_batch(),
-    )
+    `resume` and `plugins` are as in `session`; what the run would go on from is loaded. Raises `UserError`.
+    """
+    with joined() as world:
+        run, checkpoint = world.decided_by_first(partial(_to_resume, config, resume))
+        if run is not None and (latest := _store(config, run).latest()) is not None:
+            checkpoint = latest.path
+        trainer, _ = _built(config, None, plugins or selected(config), is_new=resume is None)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        return DryRun(
+            model=trainer.model_name,
+            parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
+            device=str(trainer.device),
+            batches_per_epoch=trainer.batches_per_epoch,
+            epochs=trainer.epochs,
+            loss=trainer.try_batch(),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+        )
 
 
 @contextmanager
@@ -117,7 +125,7 @@ def session(
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined())
-        run, checkpoint = world.decided_by_first(lambda: _to_resume(config, resume) if resume is not None else _NOTHING)
+        run, checkpoint = world.decided_by_first(partial(_to_resume, config, resume))
         journal = stack.enter_context(_journal(config, run, world)) if run is not None else None
         if run is not None:
             checkpoint = world.decided_by_first(partial(_latest_of, config, run))
@@ -260,8 +268,10 @@ def build_model(name: str, tree: Section, *, where: str | None = None) -> nn.Mod
     return model
 
 
-def _to_resume(config: Config, text: str) -> tuple[RunDirectory | None, Path | None]:
-    """Return the run to go on with, or the checkpoint whose path `text` is."""
+def _to_resume(config: Config, text: str | None) -> tuple[RunDirectory | None, Path | None]:
+    """Return the run to go on with, or the checkpoint whose path `text` is, if there is any."""
+    if text is None:
+        return None, None
     path = Path(text)
     if path.exists() and not (path / "run.json").exists():
         return None, path

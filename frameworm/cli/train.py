@@ -67,7 +67,7 @@ def train(
             checked = config.load(file, overrides)
             plugins = app.selected(checked, named=named, none=no_plugins)
             if dry_run:
-                view.dry_run(app.dry_run(checked, plugins=plugins))
+                view.dry_run(app.dry_run(checked, resume=resume, plugins=plugins))
                 return
             bus = EventBus(default_bus, strict=strict)
             with app.session(checked, bus=bus, resume=resume, plugins=plugins) as trainer:

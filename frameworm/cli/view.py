@@ -56,10 +56,12 @@ class TextView:
         return ProgressBars() if self._bars else ConsoleLines()
 
     def dry_run(self, result: DryRun) -> None:
-        """Print what would be trained, in two lines."""
+        """Print what would be trained, in two lines or three."""
         batches = "" if result.batches_per_epoch is None else f" of {result.batches_per_epoch:,} batches"
         epochs = counted(result.epochs, "epoch")
         write_line(f"{result.model}: {result.parameters:,} parameters, on {result.device}, {epochs}{batches}")
+        if result.checkpoint is not None:
+            write_line(f"it goes on from {result.checkpoint}")
         write_line(f"the loss of the first batch is {result.loss:.4g}; nothing was written")
 
     def summary(self, report: Report) -> None:

@@ -205,12 +205,13 @@ class Saving:
         if before == world.size:
             state.update(others[world.rank - 1] if world.rank else {})
             return
-        log.warning(
-            "%s was saved by %d process(es), and goes on in %d: with other batches, so not exactly as it would have",
-            where,
-            before,
-            world.size,
-        )
+        if world.is_first:
+            log.warning(
+                "%s was saved by %d process(es), and goes on in %d: not with the same batches, so not exactly",
+                where,
+                before,
+                world.size,
+            )
         self._progress.batches = self._progress.batches * before // world.size
         if world.rank:
             state["rng"] = {**rng_state(), "data": state["rng"]["data"]}

@@ -208,6 +208,22 @@ def test_a_dry_run() -> None:
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_of_a_run_that_goes_on() -> None:
+    """It loads what would be gone on from, says what that is, and leaves the run as it was."""
+    train("--epochs", "1")
+    [run] = list_runs(Path("runs"))
+    [checkpoint] = (run.path / "checkpoints").glob("step-*")
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    done = train("--dry-run", "--resume", "latest")
+    assert done.exit_code == 0, done.stderr
+    assert f"it goes on from {checkpoint}\n" in done.stdout
+    refused = train("--dry-run", "--resume", "latest", "--set", "optimizer.name=adam")
+    assert refused.exit_code == 2
+    assert "the checkpoint is of another optimizer" in refused.stderr
+    assert "no run 'absent'" in train("--dry-run", "--resume", "absent").stderr
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+
+
 def test_a_model_with_a_bug() -> None:
     """A bug in a model is shown where it is; the run is kept and named."""
     done = train("--model", "users:Bug")
