@@ -89,9 +89,7 @@ def dry_run(config: Config, *, resume: str | None = None, plugins: Selection | N
     `resume` and `plugins` are as in `session`; what the run would go on from is loaded. Raises `UserError`.
     """
     with joined() as world:
-        run, checkpoint = world.decided_by_first(partial(_to_resume, config, resume))
-        if run is not None and (latest := _store(config, run).latest()) is not None:
-            checkpoint = latest.path
+        checkpoint = world.decided_by_first(partial(_checkpoint_of, config, resume))
         trainer, _ = _built(config, None, plugins or selected(config), is_new=resume is None)
         if checkpoint is not None:
             trainer.resume(checkpoint)
@@ -283,6 +281,13 @@ def _latest_of(config: Config, run: RunDirectory) -> Path | None:
     wait_for_writer(run.checkpoints)
     latest = _store(config, run).latest()
     return None if latest is None else latest.path
+
+
+def _checkpoint_of(config: Config, text: str | None) -> Path | None:
+    """Return what the run that `text` means would go on from, as it is now: nobody is waited for."""
+    run, checkpoint = _to_resume(config, text)
+    latest = None if run is None else _store(config, run).latest()
+    return checkpoint if latest is None else latest.path
 
 
 def _weights_at(config: Config, text: str) -> Path:
