@@ -170,6 +170,7 @@ def torchrun(*options: str) -> list[str]:
 def launched(folder: Path, arguments: Sequence[str], *, options: Sequence[str] = ()) -> Iterator[Launched]:
     """Start `python -m ARGUMENTS` by torchrun in a folder; whatever is left at the end is killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONFAULTHANDLER"] = "1"  # a process that torch aborts says where its threads were
     process = subprocess.Popen(
         [*torchrun(*options), "-m", *arguments],
         cwd=folder,
